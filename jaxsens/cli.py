@@ -1,0 +1,143 @@
+"""What every experiment's command line shares: its options, its progress bars, its errors in one line."""
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxsens.checks import InputError
+from jaxsens.sweep import Cell, Shard, SweepConfig, Watcher, run_sweep, select_cells
+from jaxsens.table import Table, TableError
+
+__all__ = ["Experiment", "main"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A figure or table: its presets (frozen configs), their cells, and the drawing of the finished table.
+
+    `cells(config)` gives the grid; `draw(table, manifest, out)` writes the pictures into the folder `out`.
+    The configs have the fields `dataset` and `seeds`, which the command line can replace.
+    """
+
+    name: str
+    description: str
+    presets: Mapping[str, Any]
+    cells: Callable[[Any], tuple[Cell, ...]]
+    draw: Callable[[Table, Path], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, and exit code 2."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+class ProgressBars(Watcher):
+    """A bar of cells over a bar of epochs on a terminal; a line per finished cell elsewhere."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.bars: list[Any] = []
+
+    def cell_starts(self, name: str, index: int, count: int) -> None:
+        """Begins the bar of its epochs."""
+        from tqdm import tqdm
+
+        if not self.bars:
+            self.bars.append(tqdm(total=count, unit="cell", desc="cells", disable=not self.terminal, position=0))
+        self.bars[1:] = [
+            tqdm(unit="epoch", desc=name, disable=not self.terminal, position=1, leave=False, dynamic_ncols=True)
+        ]
+
+    def cell_trains(self, progress: Any) -> None:
+        """Moves the bar; its time left is to the epoch limit, which the stop rule may undercut."""
+        bar = self.bars[1]
+        bar.total = progress.max_epochs
+        bar.set_postfix(
+            loss=f"{progress.mean_loss:.2e}", done=f"{progress.members_done}/{progress.num_members}", refresh=False
+        )
+        bar.update(progress.epoch - bar.n)
+
+    def cell_ends(self, name: str, *, seconds: float, resumed: bool) -> None:
+        """Closes its bar, and says so where no bar is seen."""
+        self.bars[1].close()
+        self.bars[0].update(1)
+        if not self.terminal:
+            print(f"{name}: {'already there' if resumed else f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        for bar in reversed(self.bars):
+            bar.close()
+
+
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
+    """Runs an experiment's command line; gives the exit code: 0, 2 for unusable input, 130 after Ctrl-C."""
+    options = _options(experiment).parse_args(argv)
+    bars = ProgressBars()
+    try:
+        out = _run(experiment, options, bars)
+    except (InputError, TableError) as error:
+        bars.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        bars.close()
+        print("stopped; the same command goes on after the finished cells", file=sys.stderr)
+        return 130
+    bars.close()
+    print(f"{out / 'table.csv'}, manifest.json and the figure are in {out}")
+    return 0
+
+
+def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars) -> Path:
+    if options.preset not in experiment.presets:
+        listed = ", ".join(experiment.presets)
+        raise InputError(f"got preset {options.preset!r}; expected one of {listed}; pass one with --preset")
+    preset = experiment.presets[options.preset]
+    given = {"dataset": options.dataset, "seeds": options.seeds}
+    preset = dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
+    grid = experiment.cells(preset)
+    out = options.out or Path("out") / f"{experiment.name}-{options.preset}"
+    config = SweepConfig(
+        experiment=experiment.name,
+        out=out,
+        seeds=preset.seeds,
+        data_dir=options.data_dir,
+        resume=options.resume,
+        checkpoint=options.checkpoint,
+        num_devices=options.devices,
+        member_axis=options.member_axis,
+        shard=Shard.parse(options.shard),
+    )
+    chosen = select_cells(grid, pattern=options.cells)
+    with warnings.catch_warnings():
+        # A warning is for the person at the terminal: one line, without a source line below it.
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        table = run_sweep(grid, config, chosen=chosen, watcher=bars)
+    if len(table):
+        experiment.draw(table, out)
+    return out
+
+
+def _options(experiment: Experiment) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=experiment.description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--preset", default="quick", help=f"one of {', '.join(experiment.presets)} (default: quick)")
+    add("--seeds", type=int, help="members per network (default: the preset's)")
+    add("--dataset", help="a data set's name or file instead of the preset's")
+    add("--data-dir", type=Path, help="tensorflow-datasets folder (default: $TFDS_DATA_DIR, ~/tensorflow_datasets)")
+    add("--out", type=Path, help=f"where results go (default: out/{experiment.name}-PRESET)")
+    add("--cells", default="*", metavar="PATTERN", help="only cells of this name, such as 'resnet18-*'")
+    add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep finished cells (default)")
+    add("--checkpoint", action="store_true", help="also keep half-trained cells, about once a minute")
+    add("--devices", type=int, metavar="N", help="spread members over N devices (default: all of this host)")
+    add("--member-axis", help="how members run: map or vmap (default: map on a CPU, else vmap)")
+    add("--shard", default="0/1", metavar="i/N", help="run the i-th of N parts of the grid, i from 0")
+    return parser

@@ -1,0 +1,204 @@
+"""The papers' networks, each a short function to a `ModelConfig`. Source: A, Appendix A.
+
+What Appendix A leaves open is settled by the parameter counts that the paper gives and by its published
+configurations; `docs/errata.md` lists each point.
+"""
+
+import dataclasses
+
+from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
+from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, Layer, MaxPool, Residual
+
+__all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A network without its last affine layer, which takes as many outputs as the data need.
+
+    `name` is the architecture with its size; `family` groups the sizes of one architecture; `scale` is the
+    number that varies within the family.
+    """
+
+    name: str
+    family: str
+    scale: float
+    layers: tuple[Layer, ...]
+    hidden_layers: int
+    regularization: str = "none"
+    activation: str = "relu"
+    init: str = "XU"
+
+
+def fully_connected(
+    hidden_layers: int, width: int, *, batch_norm: bool = False, dropout: float = 0.0, init: str = "SN"
+) -> ModelConfig:
+    """M hidden layers of one width. (A counts "a 3-layer FC" with its output layer: 2 hidden layers.)"""
+    check_at_least("hidden_layers", hidden_layers, 1)
+    check_at_least("width", width, 1)
+    hidden = (Dense(width, batch_norm=batch_norm), *_dropout(dropout)) * hidden_layers
+    return ModelConfig(
+        name=f"fc-{hidden_layers}x{width}",
+        family=f"fc-{hidden_layers}",
+        scale=width,
+        layers=(Flatten(), *hidden),
+        hidden_layers=hidden_layers,
+        regularization=_label(batch_norm=batch_norm, dropout=dropout > 0),
+        init=init,
+    )
+
+
+def cnn(
+    convolutions: int,
+    channels: int,
+    *,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    max_pool: bool = False,
+    init: str = "SN",
+) -> ModelConfig:
+    """1-4 convolutions Conv(channels, 3, 1, 0), one hidden dense layer of 20 x channels units.
+
+    Unpadded, so that CNN-1 with 5 channels and 100 units has A's 450k parameters on CIFAR-10 images, and 25
+    channels with 500 units its 10M. With `max_pool`, MaxPool(2) follows each convolution.
+    """
+    check_at_least("convolutions", convolutions, 1)
+    check_at_least("channels", channels, 1)
+    stage = (
+        Conv(channels, batch_norm=batch_norm),
+        *((MaxPool(2),) if max_pool else ()),
+        *_dropout(dropout),
+    )
+    return ModelConfig(
+        name=f"cnn-{convolutions}x{channels}",
+        family=f"cnn-{convolutions}",
+        scale=channels,
+        layers=(*stage * convolutions, Flatten(), Dense(20 * channels, batch_norm=batch_norm)),
+        hidden_layers=convolutions + 1,
+        regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, max_pool=max_pool),
+        init=init,
+    )
+
+
+def alexnet(
+    channels: int, *, hidden: int = 4096, dropout: float = 0.5, max_pool: bool = True, init: str = "XU"
+) -> ModelConfig:
+    """AlexNet(h): five convolutions of h, 3h, 6h, 4h, 4h channels, two dense layers of `hidden` units."""
+    check_at_least("channels", channels, 1)
+    pool = (MaxPool(2),) if max_pool else ()
+    return ModelConfig(
+        name=f"alexnet-h{channels}",
+        family="alexnet",
+        scale=channels,
+        layers=(
+            Conv(channels, 3, 2, 1),
+            *pool,
+            Conv(3 * channels, 3, 1, 1),
+            *pool,
+            Conv(6 * channels, 3, 1, 1),
+            Conv(4 * channels, 3, 1, 1),
+            Conv(4 * channels, 3, 1, 1),
+            *pool,
+            Flatten(),
+            *_dropout(dropout),
+            Dense(hidden),
+            *_dropout(dropout),
+            Dense(hidden),
+        ),
+        hidden_layers=7,
+        regularization=_label(dropout=dropout > 0, max_pool=max_pool),
+        init=init,
+    )
+
+
+_VGG_STAGES = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+
+def vgg(
+    depth: int, scale: float, *, batch_norm: bool = True, max_pool: bool = True, init: str = "XU"
+) -> ModelConfig:
+    """VGG11, 13, 16, 19 (s): five stages of 64, 128, 256, 512, 512 (x s) channels, one affine layer.
+
+    The closing Avgpool(2) finds 1 x 1 pixels on 32 x 32 images and is then the identity.
+    """
+    check_choice("depth", depth, _VGG_STAGES)
+    stages = zip(_VGG_STAGES[depth], (64, 128, 256, 512, 512), strict=True)
+    layers: tuple[Layer, ...] = ()
+    for convolutions, channels in stages:
+        conv = Conv(_scaled(channels, scale), 3, 1, 1, batch_norm=batch_norm)
+        layers += (conv,) * convolutions + ((MaxPool(2),) if max_pool else ())
+    return ModelConfig(
+        name=f"vgg{depth}-s{scale:g}",
+        family=f"vgg{depth}",
+        scale=scale,
+        layers=(*layers, AveragePool(2), Flatten()),
+        hidden_layers=depth - 3,
+        regularization=_label(batch_norm=batch_norm, max_pool=max_pool),
+        init=init,
+    )
+
+
+_RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Whether the second convolution and the shortcut end in the activation: as Appendix A's sentence reads
+# ("which Conv layers include BN and ReLU"), or as in the usual block.
+_RESNET_BLOCKS = {"appendix": True, "usual": False}
+
+
+def resnet(depth: int, scale: float, *, block: str = "appendix", init: str = "XU") -> ModelConfig:
+    """ResNet18, 34 (s): stages of 64, 128, 256, 512 (x s) channels without biases, one affine layer.
+
+    Each block is 2 x Conv(h, 3) + Conv(h, 1) with BN, then ReLU of the sum. The 1 x 1 convolution is in every
+    block. A gives neither stem, strides nor head; they are the usual ones for 32 x 32 images: Conv(64 s, 3),
+    stride 2 from the second stage on, the mean over the last 4 x 4 pixels.
+    """
+    check_choice("depth", depth, _RESNET_STAGES)
+    check_choice("block", block, _RESNET_BLOCKS)
+    activate = _RESNET_BLOCKS[block]
+
+    def conv(channels: int, kernel: int, stride: int = 1, *, activate: bool = True) -> Conv:
+        return Conv(channels, kernel, stride, kernel // 2, batch_norm=True, activate=activate, use_bias=False)
+
+    layers: tuple[Layer, ...] = (conv(_scaled(64, scale), 3),)
+    for stage, blocks in enumerate(_RESNET_STAGES[depth]):
+        channels = _scaled(64 * 2**stage, scale)
+        for index in range(blocks):
+            stride = 2 if stage > 0 and index == 0 else 1
+            layers += (
+                Residual(
+                    branch=(conv(channels, 3, stride), conv(channels, 3, activate=activate)),
+                    shortcut=(conv(channels, 1, stride, activate=activate),),
+                ),
+            )
+    return ModelConfig(
+        name=f"resnet{depth}-s{scale:g}",
+        family=f"resnet{depth}",
+        scale=scale,
+        layers=(*layers, AveragePool(4), Flatten()),
+        hidden_layers=depth - 1,
+        regularization="bn",
+        init=init,
+    )
+
+
+def _scaled(channels: int, scale: float) -> int:
+    check_positive("scale", scale)
+    scaled = int(channels * scale)
+    if scaled < 1:
+        raise refuse(f"scale={scale}, {channels} x scale < 1", "at least one channel", "use a larger scale")
+    return scaled
+
+
+def _dropout(rate: float) -> tuple[Layer, ...]:
+    if not 0 <= rate < 1:
+        raise refuse(f"dropout={rate}", "a rate in [0, 1)", "pass 0 for no dropout")
+    return (Dropout(rate),) if rate else ()
+
+
+def _label(*, batch_norm: bool = False, dropout: bool = False, max_pool: bool = False) -> str:
+    used = [name for name, on in (("bn", batch_norm), ("do", dropout), ("mp", max_pool)) if on]
+    return "+".join(used) or "none"

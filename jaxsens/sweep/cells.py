@@ -1,0 +1,80 @@
+"""A cell: everything that decides one network's rows, as data."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+
+from jaxsens.checks import check_at_least, check_positive, refuse
+from jaxsens.models import ModelConfig
+from jaxsens.train import TrainConfig
+
+__all__ = ["Cell", "DataConfig", "MeasureConfig", "Shard", "select_cells"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which examples: a data set, a random training subset (None: all of it), images resized (None: not)."""
+
+    dataset: str = "cifar10"
+    num_train: int | None = 1000
+    num_test: int | None = None
+    image_size: int | None = None
+    subset_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureConfig:
+    """How S and the Jacobian norms are taken: A's noise and one draw; exact derivatives on the first examples.
+
+    The derivatives, K reverse passes each, use `derivative_examples` test examples, S all of them.
+    """
+
+    noise_std: float = 0.1
+    num_draws: int = 1
+    derivative_examples: int = 1000
+
+    def __post_init__(self):
+        check_positive("noise_std", self.noise_std)
+        check_at_least("num_draws", self.num_draws, 1)
+        check_at_least("derivative_examples", self.derivative_examples, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One network, trained and measured over seeds."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @property
+    def physics(self) -> tuple:
+        """What decides the numbers: all but the name, so that two figures can share a cell."""
+        return (self.model, self.data, self.train, self.measure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The i-th of N equal parts of a grid, i from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @staticmethod
+    def parse(text: str) -> "Shard":
+        """From "i/N"."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdigit() and count.isdigit() and 0 <= int(index) < int(count)):
+            raise refuse(f"shard {text!r}", "i/N with 0 <= i < N, such as 0/4", "count the shards from 0")
+        return Shard(int(index), int(count))
+
+
+def select_cells(cells: Sequence[Cell], *, pattern: str = "*") -> tuple[Cell, ...]:
+    """The cells whose name matches a shell pattern, such as 'fc-4x200*'."""
+    chosen = tuple(cell for cell in cells if fnmatch.fnmatchcase(cell.name, pattern))
+    if not chosen:
+        names = ", ".join(cell.name for cell in cells)
+        raise refuse(f"no cell named {pattern!r}", f"a pattern that matches one of {names}", "quote the pattern")
+    return chosen

@@ -1,0 +1,258 @@
+"""A grid of cells to a table: each cell trained, measured and kept in a file of its own, so that work resumes."""
+
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsens import data as datasets
+from jaxsens.checks import check_at_least, refuse
+from jaxsens.models import build
+from jaxsens.sweep.cells import Cell, DataConfig, Shard
+from jaxsens.sweep.evaluate import evaluate_cell
+from jaxsens.table import (
+    Table,
+    TableError,
+    concatenate,
+    config_hash,
+    environment,
+    read_metadata,
+    read_rows,
+    to_plain,
+    write_manifest,
+    write_rows,
+    write_table,
+)
+from jaxsens.train import LOSSES, Progress, make_train, train_ensemble
+
+__all__ = ["Diverged", "SweepConfig", "Watcher", "run_cell", "run_sweep"]
+
+# Raised when a change of the code changes what a finished cell would hold.
+_RESULTS_VERSION = 1
+
+
+class Diverged(UserWarning):
+    """Members whose loss stopped being finite; they are in the table and out of the statistics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """How a grid is run; nothing here changes a number, but for `seeds`.
+
+    `seeds` members per cell, with seeds 0, 1, ...; `out` holds the table and, in `cells/`, the finished
+    cells; `resume=False` computes finished cells anew; `checkpoint` also keeps cells half-way.
+    """
+
+    experiment: str
+    out: Path
+    seeds: int = 10
+    data_dir: Path | None = None
+    resume: bool = True
+    checkpoint: bool = False
+    num_devices: int | None = None
+    member_axis: str | None = None
+    shard: Shard = Shard()
+
+    def __post_init__(self):
+        check_at_least("seeds", self.seeds, 1)
+
+
+class Watcher:
+    """Told how a sweep goes; this one keeps silent. `jaxsens.cli` has one that draws progress bars."""
+
+    def cell_starts(self, name: str, index: int, count: int) -> None:
+        """Cell `index` of `count` begins."""
+
+    def cell_trains(self, progress: Progress) -> None:
+        """Its ensemble came further."""
+
+    def cell_ends(self, name: str, *, seconds: float, resumed: bool) -> None:
+        """Its rows are on disk, computed now or read (`resumed`)."""
+
+
+def run_sweep(
+    grid: Sequence[Cell], config: SweepConfig, *, chosen: Sequence[Cell] | None = None, watcher: Watcher | None = None
+) -> Table:
+    """Runs the chosen cells (all, by default) of this shard, then writes what the grid has so far.
+
+    The table holds every finished cell of the grid, in the grid's order, whoever finished it; the manifest
+    beside it names the missing ones. Finished cells are found by a hash of all that decides their numbers:
+    configuration, seeds, data, version. A file that cannot be read is not a result: the cell runs again.
+    """
+    watcher = watcher or Watcher()
+    prepare_folder(config.out)
+    chosen = grid if chosen is None else chosen
+    mine = chosen[config.shard.index :: config.shard.count]
+    data = {c.data: prepare_data(c.data, data_dir=config.data_dir) for c in grid}
+    fingerprints = {key: value.fingerprint() for key, value in data.items()}
+    files = {cell: cell_file(cell, config, fingerprints[cell.data]) for cell in grid}
+    for cell in mine:
+        # Refused before the first cell trains, not after an hour.
+        build_network(cell, data[cell.data])
+
+    for index, cell in enumerate(mine):
+        watcher.cell_starts(cell.name, index, len(mine))
+        began = time.monotonic()
+        resumed = config.resume and read_finished(files[cell]) is not None
+        if not resumed:
+            rows = run_cell(cell, data[cell.data], config, report=watcher.cell_trains, file=files[cell])
+            metadata = {"environment": json.dumps(environment() | device())}
+            write_rows(Table.from_rows(rows), files[cell], metadata=metadata)
+        watcher.cell_ends(cell.name, seconds=time.monotonic() - began, resumed=resumed)
+
+    finished = {cell: read_finished(files[cell]) for cell in grid}
+    tables = [labelled(table, cell, config) for cell, table in finished.items() if table is not None]
+    table = concatenate(tables)
+    write_table(table, config.out)
+    write_manifest(
+        config.out,
+        {
+            "experiment": config.experiment,
+            "seeds": config.seeds,
+            "environments": unique([read_metadata(files[c])["environment"] for c, t in finished.items() if t]),
+            "cells": {cell.name: to_plain(cell) for cell, rows in finished.items() if rows is not None},
+            "missing_cells": [cell.name for cell, rows in finished.items() if rows is None],
+            "data": [
+                to_plain(key)["fields"] | data_facts(value) | {"sha256": fingerprints[key]}
+                for key, value in data.items()
+            ],
+        },
+    )
+    return table
+
+
+def run_cell(
+    cell: Cell,
+    data: datasets.Dataset,
+    config: SweepConfig,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    file: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Trains and measures one cell: a row per seed. With `config.checkpoint`, half-way work lies beside `file`."""
+    seeds = tuple(range(config.seeds))
+    network = build_network(cell, data)
+    training = make_train(cell.train, network.init, network.apply)
+    checkpoint = file.with_suffix(".checkpoint") if file and config.checkpoint else None
+    began = time.monotonic()
+    members = train_ensemble(
+        training,
+        jnp.stack([jax.random.key(seed) for seed in seeds]),
+        jnp.asarray(data.x_train),
+        jnp.asarray(data.y_train),
+        member_axis=config.member_axis,
+        num_devices=config.num_devices,
+        report=report,
+        checkpoint=checkpoint,
+    )
+    seconds = time.monotonic() - began
+    lost = [seed for seed, diverged in zip(seeds, np.asarray(members.diverged), strict=True) if diverged]
+    if lost:
+        warnings.warn(
+            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (their training loss is not finite); they are "
+            "left out of its statistics. A smaller learning rate may keep them.",
+            Diverged,
+            stacklevel=2,
+        )
+    measured = evaluate_cell(network, training, members, seeds, data, cell.measure)
+    model = cell.model
+    described = {
+        "family": model.family if model.init == "XU" else f"{model.family} {model.init}",
+        "model": model.name,
+        "hidden_layers": model.hidden_layers,
+        "scale": float(model.scale),
+        "init": model.init,
+        "regularization": model.regularization,
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
+        "wall_seconds": seconds / len(seeds),
+    }
+    return [described | {"seed": seed} | row for seed, row in zip(seeds, measured, strict=True)]
+
+
+def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> datasets.Dataset:
+    """The examples of a configuration."""
+    data = datasets.load(config.dataset, data_dir=data_dir)
+    if config.num_train is not None:
+        data = datasets.subset(data, config.num_train, key=jax.random.key(config.subset_seed))
+    if config.num_test is not None:
+        data = dataclasses.replace(data, x_test=data.x_test[: config.num_test], y_test=data.y_test[: config.num_test])
+    if config.image_size is not None:
+        data = datasets.resize(data, config.image_size)
+    return data
+
+
+def build_network(cell: Cell, data: datasets.Dataset):
+    """The cell's network for these examples, its loss checked against the task."""
+    if (data.task == "classification") != (cell.train.loss == "cross_entropy"):
+        raise refuse(
+            f"loss {cell.train.loss!r} for the {data.task} data {data.name!r}",
+            "cross_entropy for classes, mse for regression",
+            f"set TrainConfig(loss=...) to one of {', '.join(LOSSES)}",
+        )
+    return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
+
+
+def prepare_folder(out: Path) -> None:
+    """Makes the folder, and refuses one that cannot be written to, before any work."""
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+        probe = out / "cells" / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise refuse(
+            f"an output folder {out} that cannot be written ({error.strerror})",
+            "a folder to write to",
+            "pass another with --out",
+        ) from error
+
+
+def cell_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
+    """Where the finished cell is kept: found again exactly when nothing that decides its rows changed."""
+    identity = config_hash((_RESULTS_VERSION, cell.physics, config.seeds, fingerprint))
+    return config.out / "cells" / f"{cell.name}-{identity}.parquet"
+
+
+def read_finished(file: Path) -> Table | None:
+    """A finished cell's rows, or None where there is no such file or it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        return read_rows(file)
+    except TableError:
+        return None
+
+
+def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
+    """The rows under the names of this experiment."""
+    names = {"experiment": config.experiment, "cell": cell.name}
+    return Table.from_rows(names | row for row in table.rows())
+
+
+def device() -> dict[str, Any]:
+    """What it ran on."""
+    first = jax.local_devices()[0]
+    return {"device": first.device_kind, "num_devices": jax.local_device_count()}
+
+
+def data_facts(data: datasets.Dataset) -> dict[str, Any]:
+    """Sizes, and the second moment of the inputs that eq. 9 uses."""
+    return {
+        "train_examples": len(data.x_train),
+        "test_examples": len(data.x_test),
+        "num_outputs": data.num_outputs,
+        "input_second_moment": datasets.second_moment(data.x_test),
+    }
+
+
+def unique(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The environments of the cells without their times, each once."""
+    environments = [{k: v for k, v in json.loads(text).items() if k != "time"} for text in texts]
+    return [e for index, e in enumerate(environments) if e not in environments[:index]]

@@ -1,0 +1,31 @@
+"""Results as rows: one per cell and seed, a column per measure; their files; the manifest beside them."""
+
+from jaxsens.table.files import (
+    read_metadata,
+    read_rows,
+    read_table,
+    write_atomically,
+    write_rows,
+    write_table,
+)
+from jaxsens.table.manifest import config_hash, environment, read_manifest, to_plain, write_manifest
+from jaxsens.table.rows import COLUMNS, Table, TableError, Value, concatenate
+
+__all__ = [
+    "COLUMNS",
+    "Table",
+    "TableError",
+    "Value",
+    "concatenate",
+    "config_hash",
+    "environment",
+    "read_manifest",
+    "read_metadata",
+    "read_rows",
+    "read_table",
+    "to_plain",
+    "write_atomically",
+    "write_manifest",
+    "write_rows",
+    "write_table",
+]

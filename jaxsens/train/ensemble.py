@@ -1,0 +1,128 @@
+"""Many members as one program: over seeds by `vmap` or `lax.map`, over devices by `shard_map`."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxsens.checks import check_choice, refuse
+from jaxsens.train.checkpoint import restore_members, save_members
+from jaxsens.train.member import Member, Training
+
+__all__ = ["Progress", "default_member_axis", "device_mesh", "train_ensemble"]
+
+MEMBER_AXES: dict[str, Callable] = {
+    "vmap": jax.vmap,
+    "map": lambda function: lambda *stacked: lax.map(lambda one: function(*one), stacked),
+}
+
+# Between two calls of the compiled program there is time for a progress bar and for Ctrl-C.
+_SECONDS_PER_CALL = 2.0
+_SECONDS_PER_CHECKPOINT = 60.0
+
+
+class Progress(NamedTuple):
+    """How far an ensemble is: what a progress bar shows."""
+
+    epoch: int
+    max_epochs: int
+    members_done: int
+    num_members: int
+    mean_loss: float
+
+
+def default_member_axis() -> str:
+    """How members run fastest, as measured: one after the other on a CPU, side by side elsewhere."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def device_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh with one axis, "members", over this host's first `num_devices` devices; all of them by default."""
+    available = jax.local_devices()
+    count = len(available) if num_devices is None else num_devices
+    if not 1 <= count <= len(available):
+        raise refuse(
+            f"devices={count}",
+            f"1 to {len(available)}, the {jax.default_backend()} devices here",
+            "ask for fewer, or on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=N before starting",
+        )
+    return jax.make_mesh((count,), ("members",), (AxisType.Auto,), devices=available[:count])
+
+
+def train_ensemble(
+    training: Training,
+    keys: Array,
+    xs: Array,
+    ys: Array,
+    *,
+    member_axis: str | None = None,
+    num_devices: int | None = None,
+    report: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Member:
+    """Trains one member per key, all on the same data, and returns them stacked along a leading axis.
+
+    The numbers are those of training each alone, to rounding, whatever `member_axis` ("vmap", "map") and
+    however many devices: members never communicate. On several devices members are padded to a multiple of
+    them; the padding is done from the start and dropped at the end.
+    With `checkpoint`, a folder, the members are saved there about once a minute and a later call with the
+    same arguments goes on exactly where the last save was.
+    """
+    member_axis = default_member_axis() if member_axis is None else member_axis
+    check_choice("member_axis", member_axis, MEMBER_AXES)
+    if keys.ndim != 1 or not len(keys):
+        raise refuse(f"keys of shape {keys.shape}", "one key per member, shape (members,)", "pass one at least")
+    mesh = device_mesh(num_devices)
+    start, advance = _programs(training, member_axis, mesh)
+
+    num_members, padding = len(keys), -len(keys) % mesh.size
+    padded = keys[np.arange(num_members + padding) % num_members]
+    members = start(padded, np.arange(len(padded)) >= num_members)
+    if checkpoint is not None:
+        members = restore_members(checkpoint, members)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    xs, ys = jax.device_put((xs, ys), replicated)
+
+    max_epochs = training.config.max_epochs
+    epochs_per_call, saved = 1, time.monotonic()
+    epoch = int(jnp.max(members.epoch))
+    while epoch < max_epochs and not np.all(members.done):
+        began = time.monotonic()
+        epoch = min(epoch + epochs_per_call, max_epochs)
+        members = jax.block_until_ready(advance(members, xs, ys, jnp.int32(epoch)))
+        elapsed = time.monotonic() - began
+        # Doubling keeps the rhythm without trusting the first call, which compiles.
+        epochs_per_call = max(1, epochs_per_call * 2 if elapsed < _SECONDS_PER_CALL / 2 else epochs_per_call)
+        if report is not None:
+            done, losses = np.asarray(members.done)[:num_members], np.asarray(members.loss)[:num_members]
+            report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
+        if checkpoint is not None and time.monotonic() - saved > _SECONDS_PER_CHECKPOINT:
+            save_members(checkpoint, members, step=epoch)
+            saved = time.monotonic()
+    return jax.tree.map(lambda leaf: leaf[:num_members], members)
+
+
+def _programs(training: Training, member_axis: str, mesh: Mesh) -> tuple[Callable, Callable]:
+    """start(keys, padding) and advance(members, xs, ys, until), compiled once each."""
+    over_members = MEMBER_AXES[member_axis]
+    split, whole = PartitionSpec("members"), PartitionSpec()
+
+    def start(keys: Array, padding: Array) -> Member:
+        members = over_members(training.start)(keys)
+        return members._replace(done=members.done | padding)
+
+    def advance(members: Member, xs: Array, ys: Array, until: Array) -> Member:
+        return over_members(lambda member: training.advance(member, xs, ys, until))(members)
+
+    # No collectives are wanted, and the check for them does not know the training convolution.
+    start = jax.shard_map(start, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    advance = jax.shard_map(
+        advance, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
+    )
+    return jax.jit(start), jax.jit(advance, donate_argnums=0)

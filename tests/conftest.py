@@ -1,0 +1,26 @@
+"""Four CPU devices for every test, shapes checked by jaxtyping, and float64 where a test asks for it."""
+
+import os
+
+# Must stand before the first import of jax.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxsens", "beartype.beartype")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Double precision inside one test: for oracles."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(20200713)
