@@ -68,11 +68,12 @@ PRESETS = {
     "cpu": Config(
         models=(
             *(alexnet(h) for h in (16, 32)),
-            *(vgg(13, s) for s in (0.125, 0.25, 0.5)),
+            *(vgg(13, s) for s in (0.125, 0.25)),
+            *(vgg(13, s, init="SN") for s in (0.125, 0.25)),
             *(resnet(18, s) for s in (0.125, 0.25)),
         ),
         seeds=3,
-        train=TrainConfig(max_epochs=60),
+        train=TrainConfig(max_epochs=100),
         measure=MeasureConfig(derivative_examples=500),
     ),
     "paper": Config(models=PAPER_MODELS, seeds=10),

@@ -72,7 +72,9 @@ def check_key(key: Any) -> None:
 def check_examples(xs: Array, *, name: str = "xs", least: int = 1) -> None:
     """Refuses an array without a leading example axis of at least `least` entries."""
     if getattr(xs, "ndim", 0) < 1:
-        raise refuse(f"{name} of rank 0", f"{name} with a leading example axis", "pass x[None] for one example")
+        raise refuse(
+            f"{name} of rank 0", f"{name} with a leading example axis", "pass x[None] for one example"
+        )
     if xs.shape[0] < least:
         raise refuse(f"{xs.shape[0]} examples in {name}", f"at least {least}", f"pass a longer {name}")
 
@@ -90,7 +92,9 @@ def check_outputs(shape: tuple[int, ...], *, name: str = "f(params, x)") -> None
 def check_finite(name: str, tree: Any) -> None:
     """Refuses a pytree with a NaN or an infinity in it (concrete arrays only)."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if not (is_concrete(leaf) and hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, np.inexact)):
+        if not (
+            is_concrete(leaf) and hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, np.inexact)
+        ):
             continue
         # NumPy throughout: inside a trace, jax.numpy would trace even concrete arrays.
         if not np.isfinite(np.asarray(leaf)).all():
@@ -104,7 +108,9 @@ def check_finite(name: str, tree: Any) -> None:
 def check_labels(ys: Array, num_classes: int, *, name: str = "ys") -> None:
     """Refuses class labels that are not integers in [0, num_classes)."""
     if not jax.numpy.issubdtype(ys.dtype, np.integer):
-        raise refuse(f"{name} of dtype {ys.dtype}", "integer class labels", "cast them, or train with loss='mse'")
+        raise refuse(
+            f"{name} of dtype {ys.dtype}", "integer class labels", "cast them, or train with loss='mse'"
+        )
     if not is_concrete(ys) or not ys.size:
         return
     lowest, highest = int(np.asarray(ys).min()), int(np.asarray(ys).max())

@@ -48,9 +48,18 @@ class ProgressBars(Watcher):
         from tqdm import tqdm
 
         if not self.bars:
-            self.bars.append(tqdm(total=count, unit="cell", desc="cells", disable=not self.terminal, position=0))
+            self.bars.append(
+                tqdm(total=count, unit="cell", desc="cells", disable=not self.terminal, position=0)
+            )
         self.bars[1:] = [
-            tqdm(unit="epoch", desc=name, disable=not self.terminal, position=1, leave=False, dynamic_ncols=True)
+            tqdm(
+                unit="epoch",
+                desc=name,
+                disable=not self.terminal,
+                position=1,
+                leave=False,
+                dynamic_ncols=True,
+            )
         ]
 
     def cell_trains(self, progress: Any) -> None:
@@ -58,7 +67,9 @@ class ProgressBars(Watcher):
         bar = self.bars[1]
         bar.total = progress.max_epochs
         bar.set_postfix(
-            loss=f"{progress.mean_loss:.2e}", done=f"{progress.members_done}/{progress.num_members}", refresh=False
+            loss=f"{progress.mean_loss:.2e}",
+            done=f"{progress.members_done}/{progress.num_members}",
+            refresh=False,
         )
         bar.update(progress.epoch - bar.n)
 
@@ -67,7 +78,9 @@ class ProgressBars(Watcher):
         self.bars[1].close()
         self.bars[0].update(1)
         if not self.terminal:
-            print(f"{name}: {'already there' if resumed else f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {'already there' if resumed else f'{seconds:.0f} s'}", file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -100,7 +113,9 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
         raise InputError(f"got preset {options.preset!r}; expected one of {listed}; pass one with --preset")
     preset = experiment.presets[options.preset]
     given = {"dataset": options.dataset, "seeds": options.seeds}
-    preset = dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
+    preset = dataclasses.replace(
+        preset, **{name: value for name, value in given.items() if value is not None}
+    )
     grid = experiment.cells(preset)
     out = options.out or Path("out") / f"{experiment.name}-{options.preset}"
     config = SweepConfig(
@@ -126,13 +141,19 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
 
 def _options(experiment: Experiment) -> argparse.ArgumentParser:
     parser = _Parser(
-        description=experiment.description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=experiment.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--preset", default="quick", help=f"one of {', '.join(experiment.presets)} (default: quick)")
     add("--seeds", type=int, help="members per network (default: the preset's)")
     add("--dataset", help="a data set's name or file instead of the preset's")
-    add("--data-dir", type=Path, help="tensorflow-datasets folder (default: $TFDS_DATA_DIR, ~/tensorflow_datasets)")
+    add(
+        "--data-dir",
+        type=Path,
+        help="tensorflow-datasets folder (default: $TFDS_DATA_DIR, ~/tensorflow_datasets)",
+    )
     add("--out", type=Path, help=f"where results go (default: out/{experiment.name}-PRESET)")
     add("--cells", default="*", metavar="PATTERN", help="only cells of this name, such as 'resnet18-*'")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep finished cells (default)")

@@ -10,7 +10,17 @@ from typing import TypeAlias
 
 from jaxsens.checks import refuse
 
-__all__ = ["AveragePool", "Conv", "Dense", "Dropout", "Flatten", "Layer", "MaxPool", "Residual", "output_shape"]
+__all__ = [
+    "AveragePool",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Layer",
+    "MaxPool",
+    "Residual",
+    "output_shape",
+]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -129,7 +139,9 @@ def output_shape(layers: tuple[Layer, ...], shape: Shape) -> Shape:
 
 def _image(layer: Layer, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise refuse(f"{layer} on examples of shape {shape}", "images (height, width, channels)", "use image data")
+        raise refuse(
+            f"{layer} on examples of shape {shape}", "images (height, width, channels)", "use image data"
+        )
     return shape
 
 

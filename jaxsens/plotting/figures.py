@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxsens import stats
+from jaxsens.plotting.labels import label_ends
 from jaxsens.plotting.points import CellPoints, figure_one_points
 from jaxsens.plotting.style import COLOURS, INK, MARKERS, RC, set_log_axis
 from jaxsens.table import Table, TableError
@@ -35,7 +36,6 @@ AXIS_LABELS: Mapping[str, str] = MappingProxyType(
 SIZE = (6.4, 3.9)
 FRAME = (0.105, 0.145, 0.585, 0.775)
 TEXT_LEFT = FRAME[0] + FRAME[2] + 0.02
-LABEL_SIZE = 5.5
 
 
 class Prediction(NamedTuple):
@@ -68,8 +68,8 @@ def loss_against_sensitivity(
 
     Points are geometric means over the members of a cell (see `figure_one_points`), whiskers reach from the
     least to the greatest member in both directions, and a band covers the same reach of x along a family in
-    the order of its scale, which is written beside the first and the last of them where there is room. The text gives Pearson's
-    correlation between log x and log y of the cells, with its 95 % bootstrap interval.
+    the order of its scale, the ends of which are written beside their points where there is room. The text
+    gives Pearson's correlation between log x and log y of the cells, with its 95 % bootstrap interval.
 
     Args:
         table: see `figure_one_points`; one colour for all without a `family` column.
@@ -104,7 +104,7 @@ def loss_against_sensitivity(
             handles.append(
                 _draw_line(axes, line, label="predicted" if callable(prediction) else "equation (9)")
             )
-        _label_ends(axes, points, line)
+        label_ends(axes, points, line)
         _write_beside(figure, points, handles, paper_correlation)
         _write_below(figure, points)
     return figure
@@ -186,82 +186,6 @@ def _draw_line(axes: Axes, line: Callable[[np.ndarray], np.ndarray], *, label: s
         across, line(across), color=INK, linewidth=0.9, linestyle=(0, (5, 3)), label=label, zorder=1.8
     )
     return handle
-
-
-def _label_ends(axes: Axes, points: CellPoints, line: Callable | None) -> None:
-    """Writes the least and greatest scale of each family, unless that would cover something.
-
-    A label tries five places around its point, and is left out where each lies on a marker, a whisker, the
-    line or another label.
-    """
-    frame = _in_points(axes, np.array(axes.get_xlim()), np.array(axes.get_ylim())).ravel()
-    places = _in_points(axes, points.x, points.y)
-    least, greatest = (
-        _in_points(axes, points.x_low, points.y_low),
-        _in_points(axes, points.x_high, points.y_high),
-    )
-    taken = [(px - 3, py - 3, px + 3, py + 3) for px, py in places]
-    taken += [(x0, py, x1, py) for (x0, _), (_, py), (x1, _) in zip(least, places, greatest, strict=True)]
-    taken += [(px, y0, px, y1) for (_, y0), (px, _), (_, y1) in zip(least, places, greatest, strict=True)]
-    if line is not None:
-        across = np.geomspace(*axes.get_xlim(), 400)
-        taken += [(px, py, px, py) for px, py in _in_points(axes, across, line(across))]
-    for index in _ends(points):
-        text = f"{points.scale[index]:g}"
-        px, py = places[index]
-        # DejaVu's digits are 0.64 of its size wide.
-        width, height = 0.64 * LABEL_SIZE * len(text), LABEL_SIZE
-        # Below right first: the points of such a figure rise to the right.
-        for dx, dy in (
-            (3, -height - 3),
-            (-width - 3, 3),
-            (4, -height / 2),
-            (-width - 4, -height / 2),
-            (3, 3),
-        ):
-            box = (px + dx, py + dy, px + dx + width, py + dy + height)
-            inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                _write_label(axes, text, box)
-                break
-
-
-def _in_points(axes: Axes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Data coordinates (n,) to places on the page (n, 2), in 1/72 inch."""
-    return axes.transData.transform(np.column_stack([x, y])) * 72 / axes.figure.dpi
-
-
-def _ends(points: CellPoints) -> list[int]:
-    """The cells of the least and greatest scale of each family."""
-    found = []
-    for family in dict.fromkeys(points.families):
-        members = [
-            index
-            for index, name in enumerate(points.families)
-            if name == family and not np.isnan(points.scale[index])
-        ]
-        if members:
-            ordered = sorted(members, key=lambda index: points.scale[index])
-            found += dict.fromkeys((ordered[0], ordered[-1]))
-    return found
-
-
-def _write_label(axes: Axes, text: str, box: tuple[float, ...]) -> None:
-    axes.text(
-        box[0] / 72,
-        box[1] / 72,
-        text,
-        transform=axes.figure.dpi_scale_trans,
-        fontsize=LABEL_SIZE,
-        color="#777777",
-        va="bottom",
-        zorder=4,
-    )
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _write_beside(

@@ -90,7 +90,7 @@ def set_log_axis(axis: Axis, low: float, high: float) -> None:
     major, minor = log_ticks(low, high)
     axis.set_major_locator(FixedLocator(major))
     axis.set_minor_locator(FixedLocator(minor))
-    plain = bool(major.size) and 1e-3 <= major.min() and major.max() < 1e4
+    plain = bool(major.size) and major.min() >= 1e-3 and major.max() < 1e4
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
 

@@ -43,8 +43,8 @@ def correlation(
     The interval draws the points anew with replacement and is bias-corrected and accelerated (Efron 1987,
     the acceleration from the jackknife). It answers for the choice of points, not for the noise in each.
     Where that correction is not defined (all resamples on one side of the value, as for points on a line,
-    or one point far from all others) it is the percentile interval. Below ten points
-    or so either one is too narrow.
+    or one point far from all others) it is the percentile interval. For few points
+    either one is too narrow: at 95 % and normal points it covers about 93 % of the time with 30 of them.
 
     Args:
         x, y: shape (n,), finite, n >= 3, neither constant.

@@ -76,5 +76,7 @@ def select_cells(cells: Sequence[Cell], *, pattern: str = "*") -> tuple[Cell, ..
     chosen = tuple(cell for cell in cells if fnmatch.fnmatchcase(cell.name, pattern))
     if not chosen:
         names = ", ".join(cell.name for cell in cells)
-        raise refuse(f"no cell named {pattern!r}", f"a pattern that matches one of {names}", "quote the pattern")
+        raise refuse(
+            f"no cell named {pattern!r}", f"a pattern that matches one of {names}", "quote the pattern"
+        )
     return chosen

@@ -26,6 +26,8 @@ __all__ = ["evaluate_cell", "evaluate_member"]
 # Examples per compiled call: small enough to stay in memory for the largest network, K reverse passes each.
 _FORWARD_EXAMPLES = 500
 _DERIVATIVE_EXAMPLES = 100
+# Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
+_NOISE = 2**31 - 1
 
 
 class Programs(NamedTuple):
@@ -61,7 +63,12 @@ def compile_programs(network: Network, training: Training, measure: MeasureConfi
 
 
 def evaluate_cell(
-    network: Network, training: Training, members: Member, seeds: tuple[int, ...], data: Dataset, measure: MeasureConfig
+    network: Network,
+    training: Training,
+    members: Member,
+    seeds: tuple[int, ...],
+    data: Dataset,
+    measure: MeasureConfig,
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
@@ -75,7 +82,9 @@ def evaluate_cell(
         row = {"epochs": int(member.epoch), "diverged": bool(diverged[index])}
         if not row["diverged"]:
             start = programs.start(jax.random.key(seed))
-            values, outputs = evaluate_member(programs, start, member, seed, data, measure, training.config.loss)
+            values, outputs = evaluate_member(
+                programs, start, member, seed, data, measure, training.config.loss
+            )
             row |= values
             predictions.append(outputs)
         rows.append(row)
@@ -105,7 +114,7 @@ def evaluate_member(
     loss: str,
 ) -> tuple[dict[str, float], np.ndarray]:
     """The numbers of one member, and its predictions on the test set (probabilities, or outputs)."""
-    key = jax.random.key(seed)
+    key = jax.random.fold_in(jax.random.key(seed), _NOISE)
     values: dict[str, float] = {}
     for split, xs, ys in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         outputs = np.concatenate(
@@ -146,7 +155,11 @@ def cell_numbers(predictions: np.ndarray, data: Dataset) -> dict[str, float | No
         targets = np.eye(data.num_outputs, dtype=predictions.dtype)[targets]
     if len(predictions) == 1:
         # One member has a loss; what varies between members is unknown, not 0.
-        return {"bias": None, "variance": None, "mse_loss": float(((predictions[0] - targets) ** 2).sum(-1).mean())}
+        return {
+            "bias": None,
+            "variance": None,
+            "mse_loss": float(((predictions[0] - targets) ** 2).sum(-1).mean()),
+        }
     parts = bias_variance(predictions, targets)
     return {"bias": float(parts.bias), "variance": float(parts.variance), "mse_loss": float(parts.loss)}
 

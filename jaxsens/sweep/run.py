@@ -78,7 +78,11 @@ class Watcher:
 
 
 def run_sweep(
-    grid: Sequence[Cell], config: SweepConfig, *, chosen: Sequence[Cell] | None = None, watcher: Watcher | None = None
+    grid: Sequence[Cell],
+    config: SweepConfig,
+    *,
+    chosen: Sequence[Cell] | None = None,
+    watcher: Watcher | None = None,
 ) -> Table:
     """Runs the chosen cells (all, by default) of this shard, then writes what the grid has so far.
 
@@ -116,7 +120,9 @@ def run_sweep(
         {
             "experiment": config.experiment,
             "seeds": config.seeds,
-            "environments": unique([read_metadata(files[c])["environment"] for c, t in finished.items() if t]),
+            "environments": unique(
+                [read_metadata(files[c])["environment"] for c, t in finished.items() if t]
+            ),
             "cells": {cell.name: to_plain(cell) for cell, rows in finished.items() if rows is not None},
             "missing_cells": [cell.name for cell, rows in finished.items() if rows is None],
             "data": [
@@ -182,7 +188,9 @@ def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> dataset
     if config.num_train is not None:
         data = datasets.subset(data, config.num_train, key=jax.random.key(config.subset_seed))
     if config.num_test is not None:
-        data = dataclasses.replace(data, x_test=data.x_test[: config.num_test], y_test=data.y_test[: config.num_test])
+        data = dataclasses.replace(
+            data, x_test=data.x_test[: config.num_test], y_test=data.y_test[: config.num_test]
+        )
     if config.image_size is not None:
         data = datasets.resize(data, config.image_size)
     return data

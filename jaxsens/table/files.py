@@ -146,11 +146,11 @@ def _from_csv(path: Path) -> Table:
         raise _unreadable(path, error) from error
 
 
-def _parsed(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _parsed(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     if name in COLUMNS:
         return column.cast(ARROW_TYPES[COLUMNS[name]])
     if column.null_count == len(column):
-        return column.cast(pa.null())
+        return pa.nulls(len(column))
     texts = set(column.drop_null().to_pylist())
     # The cast to bool would take 0 and 1 as well.
     guesses = [pa.bool_()] if texts <= {"true", "false"} else [pa.int64(), pa.float64()]

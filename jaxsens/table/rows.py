@@ -78,7 +78,7 @@ class Table:
     arrow: pa.Table
 
     @staticmethod
-    def from_rows(rows: Iterable[Mapping[str, Value]]) -> "Table":
+    def from_rows(rows: Iterable[Mapping[str, object]]) -> "Table":
         """The table of these rows.
 
         A column that a row lacks is None there. The columns of `COLUMNS` come first, in that order and with

@@ -50,7 +50,9 @@ class TrainConfig:
     def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The Optax transformation."""
         decay = optax.add_decayed_weights(self.weight_decay) if self.weight_decay else optax.identity()
-        return optax.with_extra_args_support(optax.chain(decay, OPTIMIZERS[self.optimizer](self.learning_rate)))
+        return optax.with_extra_args_support(
+            optax.chain(decay, OPTIMIZERS[self.optimizer](self.learning_rate))
+        )
 
 
 def cross_entropy(outputs: Float[Array, "n K"], labels: Array) -> Float[Array, " n"]:

@@ -77,7 +77,9 @@ def train_ensemble(
     member_axis = default_member_axis() if member_axis is None else member_axis
     check_choice("member_axis", member_axis, MEMBER_AXES)
     if keys.ndim != 1 or not len(keys):
-        raise refuse(f"keys of shape {keys.shape}", "one key per member, shape (members,)", "pass one at least")
+        raise refuse(
+            f"keys of shape {keys.shape}", "one key per member, shape (members,)", "pass one at least"
+        )
     mesh = device_mesh(num_devices)
     start, advance = _programs(training, member_axis, mesh)
 

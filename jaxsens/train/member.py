@@ -120,11 +120,11 @@ def make_train(
         if len(xs) != len(ys):
             raise refuse(f"{len(xs)} inputs and {len(ys)} targets", "as many", "pass arrays of one length")
         if config.loss == "cross_entropy":
-            num_outputs = jax.eval_shape(apply, member.params, member.state, xs[:1], key=member.key)[0].shape[-1]
+            num_outputs = jax.eval_shape(apply, member.params, member.state, xs[:1], key=member.key)[0].shape[
+                -1
+            ]
             check_labels(ys, num_outputs)
-        return lax.while_loop(
-            lambda m: (m.epoch < until) & ~m.done, lambda m: epoch(m, xs, ys), member
-        )
+        return lax.while_loop(lambda m: (m.epoch < until) & ~m.done, lambda m: epoch(m, xs, ys), member)
 
     return Training(start, advance, config)
 
