@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
 __all__ = [
     "InputError",
@@ -39,13 +38,13 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def check_positive(name: str, value: float | Array) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Refuses a number that is not finite and above 0."""
     if is_concrete(value) and not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
         raise refuse(f"{name}={value}", f"a finite {name} > 0", f"pass a positive {name}")
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
+def check_at_least(name: str, value: Any, least: int) -> None:
     """Refuses a whole number below `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise refuse(f"{name}={value!r}", f"a whole number >= {least}", f"pass a larger {name}")
@@ -69,7 +68,7 @@ def check_key(key: Any) -> None:
         )
 
 
-def check_examples(xs: Array, *, name: str = "xs", least: int = 1) -> None:
+def check_examples(xs: Any, *, name: str = "xs", least: int = 1) -> None:
     """Refuses an array without a leading example axis of at least `least` entries."""
     if getattr(xs, "ndim", 0) < 1:
         raise refuse(
@@ -105,7 +104,7 @@ def check_finite(name: str, tree: Any) -> None:
             )
 
 
-def check_labels(ys: Array, num_classes: int, *, name: str = "ys") -> None:
+def check_labels(ys: Any, num_classes: int, *, name: str = "ys") -> None:
     """Refuses class labels that are not integers in [0, num_classes)."""
     if not jax.numpy.issubdtype(ys.dtype, np.integer):
         raise refuse(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
-__all__ = ["Estimate", "Function", "LossFunction", "Params", "PRNGKey"]
+__all__ = ["Estimate", "Function", "LossFunction", "PRNGKey", "Params"]
 
 Params: TypeAlias = PyTree[Any, "P"]
 """Any pytree of arrays."""

@@ -6,9 +6,9 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-install_import_hook("jaxsens", "beartype.beartype")
+jaxtyping.install_import_hook("jaxsens", "beartype.beartype")
 
 import jax
 import pytest
@@ -24,3 +24,11 @@ def x64():
 @pytest.fixture
 def key():
     return jax.random.key(20200713)
+
+
+@pytest.fixture
+def plain():
+    """Without jaxtyping's own checks, which would answer before ours: for tests of what users see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

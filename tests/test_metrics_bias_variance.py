@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,14 +9,6 @@ from hypothesis import strategies as st
 
 from jaxsens.checks import InputError
 from jaxsens.metrics import bias_variance, decompose_variance
-
-
-@pytest.fixture
-def plain():
-    """Without the tests' shape checker, as users run it: so that our own refusals are reached."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def slow_bias_variance(predictions, targets):

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,14 +43,6 @@ def init(*members, dim=6, width=7, num_outputs=4, dtype=np.float32):
 
 def affine(params, x):
     return params[0] @ x + params[1]
-
-
-@pytest.fixture
-def plain():
-    """Without the tests' shape checker, as users run it: so that our own refusals are reached."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def slow_jacobian(f, params, x, step=1e-6):

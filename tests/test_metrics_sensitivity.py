@@ -5,7 +5,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,14 +52,6 @@ def linear(params, x):
 
 def linear_params(num_outputs, dim):
     return {"w": normal(0, num_outputs, dim), "b": jnp.arange(float(num_outputs))}
-
-
-@pytest.fixture
-def plain():
-    """Without the tests' shape checker, as users run it: so that our own refusals are reached."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def closed_form(w, noise_std, average):

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -17,14 +16,6 @@ from jaxsens.metrics import (
     predicted_loss,
     predicted_variance,
 )
-
-
-@pytest.fixture
-def plain():
-    """Without the tests' shape checker, as users run it: so that our own refusals are reached."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_predictions_by_hand():

@@ -17,7 +17,7 @@ from jaxsens.plotting import (
     loss_against_sensitivity,
     save_figure,
 )
-from jaxsens.plotting.style import COLOURS, MARKERS, log_ticks
+from jaxsens.plotting.style import log_ticks, look
 from jaxsens.table import Table, TableError
 
 FAMILIES = ("AlexNet", "VGG13", "ResNet18", "FC-4 with SN")
@@ -109,7 +109,7 @@ def test_the_drawn_markers_are_the_points():
 
 
 def test_the_first_63_families_look_different():
-    assert len({(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(63)}) == 63
+    assert len({look(i)[:2] for i in range(63)}) == 63
 
 
 def test_correlation_in_the_figure_is_that_of_the_logarithms_of_the_cells():
@@ -143,8 +143,9 @@ def test_equation_9_and_its_line():
         np.testing.assert_allclose(line.get_ydata(), 2 * np.sqrt(line.get_xdata()), rtol=1e-12)
 
 
-def test_nothing_written_overlaps():
-    families = tuple(f"family {i}" for i in range(11))
+@pytest.mark.parametrize("num_families", [4, 11, 24])
+def test_nothing_written_overlaps(num_families):
+    families = tuple(f"family {i}" for i in range(num_families))
     figure = loss_against_sensitivity(
         synthetic(families), title="A title", paper_correlation=0.97, prediction=(10, 0.3, 0.1)
     )

@@ -16,7 +16,7 @@ __all__ = ["INITIALISERS", "Draws", "Initialiser"]
 
 
 class Initialiser(NamedTuple):
-    """`draw(key, (n,))` has mean 0; a kernel is it times `kernel(fan_in, fan_out)`, a bias times `bias(fan_in)`."""
+    """`draw(key, (n,))` times `kernel(fan_in, fan_out)` makes a kernel, times `bias(fan_in)` a bias."""
 
     draw: Callable[[Array, tuple[int]], Array]
     kernel: Callable[[int, int], float]

@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Network(NamedTuple):
-    """A model as pure functions. `params` are trained; `state` is what training carries along (BN statistics).
+    """A model as pure functions. `params` are trained; `state`, the BN statistics, is carried along.
 
     init(key) -> (params, state)
     apply(params, state, xs, *, key) -> (ys, state): a batch, in training mode; the key draws the dropout.
@@ -79,7 +79,7 @@ def bridge(
     `evaluation` may make the module in another form for `predict`, with the same parameters.
     """
 
-    def skeleton(maker: Callable) -> tuple:
+    def skeleton(maker: Callable) -> nnx.GraphDef:
         return nnx.split(nnx.eval_shape(lambda: maker(nnx.Rngs(0))), nnx.Param, ...)[0]
 
     training_graph, evaluation_graph = skeleton(make), skeleton(evaluation or make)

@@ -22,7 +22,7 @@ class ModelConfig:
 
     name: str
     family: str
-    scale: float
+    scale: float | int
     layers: tuple[Layer, ...]
     hidden_layers: int
     regularization: str = "none"
@@ -31,7 +31,7 @@ class ModelConfig:
 
 
 def fully_connected(
-    hidden_layers: int, width: int, *, batch_norm: bool = False, dropout: float = 0.0, init: str = "SN"
+    hidden_layers: int, width: int, *, batch_norm: bool = False, dropout: float | int = 0.0, init: str = "SN"
 ) -> ModelConfig:
     """M hidden layers of one width. (A counts "a 3-layer FC" with its output layer: 2 hidden layers.)"""
     check_at_least("hidden_layers", hidden_layers, 1)
@@ -53,7 +53,7 @@ def cnn(
     channels: int,
     *,
     batch_norm: bool = False,
-    dropout: float = 0.0,
+    dropout: float | int = 0.0,
     max_pool: bool = False,
     init: str = "SN",
 ) -> ModelConfig:
@@ -81,7 +81,7 @@ def cnn(
 
 
 def alexnet(
-    channels: int, *, hidden: int = 4096, dropout: float = 0.5, max_pool: bool = True, init: str = "XU"
+    channels: int, *, hidden: int = 4096, dropout: float | int = 0.5, max_pool: bool = True, init: str = "XU"
 ) -> ModelConfig:
     """AlexNet(h): five convolutions of h, 3h, 6h, 4h, 4h channels, two dense layers of `hidden` units."""
     check_at_least("channels", channels, 1)
@@ -120,7 +120,7 @@ _VGG_STAGES = {
 
 
 def vgg(
-    depth: int, scale: float, *, batch_norm: bool = True, max_pool: bool = True, init: str = "XU"
+    depth: int, scale: float | int, *, batch_norm: bool = True, max_pool: bool = True, init: str = "XU"
 ) -> ModelConfig:
     """VGG11, 13, 16, 19 (s): five stages of 64, 128, 256, 512, 512 (x s) channels, one affine layer.
 
@@ -149,7 +149,7 @@ _RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 _RESNET_BLOCKS = {"appendix": True, "usual": False}
 
 
-def resnet(depth: int, scale: float, *, block: str = "appendix", init: str = "XU") -> ModelConfig:
+def resnet(depth: int, scale: float | int, *, block: str = "appendix", init: str = "XU") -> ModelConfig:
     """ResNet18, 34 (s): stages of 64, 128, 256, 512 (x s) channels without biases, one affine layer.
 
     Each block is 2 x Conv(h, 3) + Conv(h, 1) with BN, then ReLU of the sum. The 1 x 1 convolution is in every
@@ -185,7 +185,7 @@ def resnet(depth: int, scale: float, *, block: str = "appendix", init: str = "XU
     )
 
 
-def _scaled(channels: int, scale: float) -> int:
+def _scaled(channels: int, scale: float | int) -> int:
     check_positive("scale", scale)
     scaled = int(channels * scale)
     if scaled < 1:
@@ -193,7 +193,7 @@ def _scaled(channels: int, scale: float) -> int:
     return scaled
 
 
-def _dropout(rate: float) -> tuple[Layer, ...]:
+def _dropout(rate: float | int) -> tuple[Layer, ...]:
     if not 0 <= rate < 1:
         raise refuse(f"dropout={rate}", "a rate in [0, 1)", "pass 0 for no dropout")
     return (Dropout(rate),) if rate else ()

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from jaxsens import stats
 from jaxsens.plotting.labels import label_ends
 from jaxsens.plotting.points import CellPoints, figure_one_points
-from jaxsens.plotting.style import COLOURS, INK, MARKERS, RC, set_log_axis
+from jaxsens.plotting.style import INK, RC, look, set_log_axis
 from jaxsens.table import Table, TableError
 
 __all__ = ["Prediction", "equation_9", "loss_against_sensitivity"]
@@ -149,7 +149,7 @@ def _draw_family(axes: Axes, points: CellPoints, index: int, family: str) -> Lin
         )
     )
     order = np.lexsort((x, scale))
-    colour, hollow = COLOURS[index % len(COLOURS)], index // len(COLOURS) % 2 == 1
+    colour, marker, hollow = look(index)
     axes.fill_betweenx(
         y[order], x_low[order], x_high[order], color=colour, alpha=0.13, linewidth=0, zorder=1.5
     )
@@ -169,7 +169,7 @@ def _draw_family(axes: Axes, points: CellPoints, index: int, family: str) -> Lin
         x,
         y,
         linestyle="none",
-        marker=MARKERS[index % len(MARKERS)],
+        marker=marker,
         markersize=4 if hollow else 4.4,
         markerfacecolor="white" if hollow else colour,
         markeredgecolor=colour if hollow else "white",
@@ -195,7 +195,8 @@ def _write_beside(
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(TEXT_LEFT, FRAME[1] + FRAME[3] + 0.02),
-        fontsize=7.5,
+        # From 15 entries on the column would run into the text below it.
+        fontsize=min(7.5, 110 / len(handles)),
         labelspacing=0.45,
         handletextpad=0.5,
         borderaxespad=0,

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from jaxsens.table import write_atomically
 
-__all__ = ["COLOURS", "INK", "MARKERS", "RC", "log_ticks", "save_figure", "set_log_axis"]
+__all__ = ["INK", "RC", "Look", "log_ticks", "look", "save_figure", "set_log_axis"]
 
 INK = "#333333"
 
@@ -23,6 +23,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 # Two more than there are colours, so that the first 63 families differ in colour or marker.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+class Look(NamedTuple):
+    """How the points of one family are drawn."""
+
+    colour: str
+    marker: str
+    hollow: bool
+
+
+def look(index: int) -> Look:
+    """The look of family number `index`: filled markers until the colours are used up, then hollow ones."""
+    rounds = index // len(COLOURS)
+    return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], rounds % 2 == 1)
+
 
 RC: Mapping[str, Any] = MappingProxyType(
     {

@@ -24,9 +24,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
-    """How S and the Jacobian norms are taken: A's noise and one draw; exact derivatives on the first examples.
+    """How S and the Jacobian norms are taken: by default A's noise, one draw per example.
 
-    The derivatives, K reverse passes each, use `derivative_examples` test examples, S all of them.
+    The exact derivatives, K reverse passes each, use the first `derivative_examples` test examples; S uses
+    all.
     """
 
     noise_std: float = 0.1

@@ -120,7 +120,9 @@ def evaluate_member(
         outputs = np.concatenate(
             [programs.predict(member.params, member.state, x) for x in chunks(xs, _FORWARD_EXAMPLES)]
         )
-        values[f"{split}_loss"] = float(np.mean(np.asarray(LOSSES[loss](outputs, ys)), dtype=np.float64))
+        values[f"{split}_loss"] = float(
+            np.mean(np.asarray(LOSSES[loss](jnp.asarray(outputs), jnp.asarray(ys))), dtype=np.float64)
+        )
         if data.task == "classification":
             values[f"{split}_accuracy"] = float(np.mean(outputs.argmax(axis=-1) == ys))
     for when, whose in (("before", start), ("after", member)):
@@ -160,7 +162,7 @@ def cell_numbers(predictions: np.ndarray, data: Dataset) -> dict[str, float | No
             "variance": None,
             "mse_loss": float(((predictions[0] - targets) ** 2).sum(-1).mean()),
         }
-    parts = bias_variance(predictions, targets)
+    parts = bias_variance(jnp.asarray(predictions), jnp.asarray(targets))
     return {"bias": float(parts.bias), "variance": float(parts.variance), "mse_loss": float(parts.loss)}
 
 

@@ -1,4 +1,4 @@
-"""A grid of cells to a table: each cell trained, measured and kept in a file of its own, so that work resumes."""
+"""A grid of cells to a table. Each finished cell is kept in a file of its own, so that work resumes."""
 
 import dataclasses
 import json
@@ -142,7 +142,7 @@ def run_cell(
     report: Callable[[Progress], None] | None = None,
     file: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains and measures one cell: a row per seed. With `config.checkpoint`, half-way work lies beside `file`."""
+    """Trains and measures one cell: a row per seed. Half-way work (`checkpoint`) lies beside `file`."""
     seeds = tuple(range(config.seeds))
     network = build_network(cell, data)
     training = make_train(cell.train, network.init, network.apply)
@@ -162,8 +162,8 @@ def run_cell(
     lost = [seed for seed, diverged in zip(seeds, np.asarray(members.diverged), strict=True) if diverged]
     if lost:
         warnings.warn(
-            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (their training loss is not finite); they are "
-            "left out of its statistics. A smaller learning rate may keep them.",
+            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (their training loss is not finite); they "
+            "are left out of its statistics. A smaller learning rate may keep them.",
             Diverged,
             stacklevel=2,
         )

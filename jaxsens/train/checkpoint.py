@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxsens.checks import refuse
+from jaxsens.checks import InputError, refuse
 from jaxsens.train.member import Member
 
 __all__ = ["restore_members", "save_members"]
@@ -37,14 +37,21 @@ def restore_members(folder: Path, members: Member) -> Member:
         try:
             saved = manager.restore(step, args=ocp.args.StandardRestore(wanted))
         except (ValueError, KeyError, OSError) as error:
-            raise refuse(
-                f"a checkpoint in {folder} that cannot be read ({type(error).__name__})",
-                "one saved by this program with the same settings",
-                "delete that folder to train from the start",
-            ) from error
+            raise _unusable(folder, type(error).__name__) from error
+    # Orbax gives back what was saved, whatever shape was asked for.
+    if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in wanted.items()}:
+        raise _unusable(folder, "arrays of other shapes")
     leaves, structure = jax.tree.flatten(members)
     return structure.unflatten(
         _like(leaf, saved[name]) for leaf, name in zip(leaves, sorted(saved), strict=True)
+    )
+
+
+def _unusable(folder: Path, problem: str) -> InputError:
+    return refuse(
+        f"a checkpoint in {folder} that cannot be used ({problem})",
+        "one saved by this program with the same settings",
+        "delete that folder to train from the start",
     )
 
 

@@ -43,14 +43,14 @@ def default_member_axis() -> str:
 
 
 def device_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh with one axis, "members", over this host's first `num_devices` devices; all of them by default."""
+    """A mesh with one axis, "members", over this host's first `num_devices` devices (default: all)."""
     available = jax.local_devices()
     count = len(available) if num_devices is None else num_devices
     if not 1 <= count <= len(available):
         raise refuse(
             f"devices={count}",
             f"1 to {len(available)}, the {jax.default_backend()} devices here",
-            "ask for fewer, or on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=N before starting",
+            "ask for fewer, or set XLA_FLAGS=--xla_force_host_platform_device_count=N for more on a CPU",
         )
     return jax.make_mesh((count,), ("members",), (AxisType.Auto,), devices=available[:count])
 

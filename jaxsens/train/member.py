@@ -41,7 +41,7 @@ class Training:
     """start(key) -> Member; advance(member, xs, ys, until) -> Member at epoch `until`, or done before."""
 
     start: Callable[[Array], Member]
-    advance: Callable[[Member, Array, Array, Array], Member]
+    advance: Callable[[Member, Array, Array, Array | int], Member]
     config: TrainConfig
 
     def __call__(self, key: Array, xs: Array, ys: Array) -> Member:
@@ -115,7 +115,7 @@ def make_train(
         done = (below >= config.stop_count) | (number >= config.max_epochs) | ~jnp.isfinite(loss)
         return Member(params, state, optimizer_state, member.key, number, loss, below, done)
 
-    def advance(member: Member, xs: Array, ys: Array, until: Array) -> Member:
+    def advance(member: Member, xs: Array, ys: Array, until: Array | int) -> Member:
         check_examples(xs)
         if len(xs) != len(ys):
             raise refuse(f"{len(xs)} inputs and {len(ys)} targets", "as many", "pass arrays of one length")
