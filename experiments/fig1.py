@@ -37,6 +37,7 @@ class Config:
     seeds: int
     dataset: str = "cifar10"
     num_train: int = 1000
+    num_test: int | None = None
     image_size: int | None = None
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
@@ -49,21 +50,20 @@ PAPER_MODELS = (
 )
 
 PRESETS = {
+    # Small enough for minutes on two cores; the stop rule is as coarse as the networks.
     "quick": Config(
         models=(
-            alexnet(2, hidden=64),
-            alexnet(4, hidden=64),
-            vgg(11, 1 / 32),
-            vgg(11, 1 / 16),
-            resnet(18, 1 / 64),
+            *(alexnet(h, hidden=64) for h in (4, 8)),
+            *(vgg(11, s) for s in (1 / 32, 1 / 16)),
             resnet(18, 1 / 32),
         ),
         seeds=10,
         dataset="digits",
-        num_train=500,
+        num_train=256,
+        num_test=400,
         image_size=32,
-        train=TrainConfig(max_epochs=15),
-        measure=MeasureConfig(derivative_examples=200),
+        train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=40, stop_loss=0.05, stop_count=2),
+        measure=MeasureConfig(derivative_examples=100),
     ),
     "cpu": Config(
         models=(
@@ -82,7 +82,7 @@ PRESETS = {
 
 def cells(config: Config) -> tuple[Cell, ...]:
     """One cell per network."""
-    data = DataConfig(config.dataset, num_train=config.num_train, image_size=config.image_size)
+    data = DataConfig(config.dataset, config.num_train, config.num_test, config.image_size)
     return tuple(
         Cell(f"{model.name}-{model.init.lower()}", model, data, config.train, config.measure)
         for model in config.models
