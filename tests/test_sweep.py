@@ -55,6 +55,8 @@ def test_rows_are_the_measures_of_each_member(finished):
     for cell in GRID:
         rows = table.where(cell=cell.name).rows()
         assert [row["seed"] for row in rows] == [0, 1, 2]
+        assert {row["width"] for row in rows} == {cell.model.scale}
+        assert {row["family"] for row in rows} == {"fc-1 HN"}
         network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
         train = jax.jit(make_train(TRAIN, network.init, network.apply))
         probabilities = []
@@ -215,6 +217,9 @@ def fig1(*words, **options):
         (["--devices", "64"], "devices=64"),
         (["--member-axis", "loop"], "member_axis='loop'"),
         (["--out", "/proc/nothing"], "cannot be written"),
+        (["--preset", "cpu", "--dataset", "digits"], "larger images"),
+        (["--dataset", "diabetes"], "images (n, h, w, c)"),
+        (["--dataset", "nothing.npz"], "no file at nothing.npz"),
     ],
 )
 def test_bad_command_lines_end_in_one_line_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):

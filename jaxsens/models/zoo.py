@@ -29,6 +29,12 @@ class ModelConfig:
     activation: str = "relu"
     init: str = "XU"
 
+    @property
+    def width(self) -> int:
+        """Units or channels of the first hidden layer."""
+        first = next(layer for layer in self.layers if isinstance(layer, Conv | Dense))
+        return first.units if isinstance(first, Dense) else first.channels
+
 
 def fully_connected(
     hidden_layers: int, width: int, *, batch_norm: bool = False, dropout: float | int = 0.0, init: str = "SN"

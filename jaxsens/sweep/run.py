@@ -168,18 +168,12 @@ def run_cell(
             stacklevel=2,
         )
     measured = evaluate_cell(network, training, members, seeds, data, cell.measure)
-    model = cell.model
-    described = {
-        "family": model.family if model.init == "XU" else f"{model.family} {model.init}",
-        "model": model.name,
-        "hidden_layers": model.hidden_layers,
-        "scale": float(model.scale),
-        "init": model.init,
-        "regularization": model.regularization,
+    shared = {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
+        # Each member's share of the time that the ensemble took to train.
         "wall_seconds": seconds / len(seeds),
     }
-    return [described | {"seed": seed} | row for seed, row in zip(seeds, measured, strict=True)]
+    return [shared | {"seed": seed} | row for seed, row in zip(seeds, measured, strict=True)]
 
 
 def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> datasets.Dataset:
@@ -239,9 +233,21 @@ def read_finished(file: Path) -> Table | None:
 
 
 def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
-    """The rows under the names of this experiment."""
-    names = {"experiment": config.experiment, "cell": cell.name}
-    return Table.from_rows(names | row for row in table.rows())
+    """The rows under the names of this experiment and cell. `width` is that of the first hidden layer."""
+    model = cell.model
+    names = {
+        "experiment": config.experiment,
+        "cell": cell.name,
+        # The papers' networks start from XU unless another initialiser is named.
+        "family": model.family if model.init == "XU" else f"{model.family} {model.init}",
+        "model": model.name,
+        "hidden_layers": model.hidden_layers,
+        "scale": float(model.scale),
+        "width": model.width,
+        "init": model.init,
+        "regularization": model.regularization,
+    }
+    return Table.from_rows(row | names for row in table.rows())
 
 
 def device() -> dict[str, Any]:
