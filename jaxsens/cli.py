@@ -19,7 +19,7 @@ __all__ = ["Experiment", "main"]
 class Experiment:
     """A figure or table: its presets (frozen configs), their cells, and the drawing of the finished table.
 
-    `cells(config)` gives the grid; `draw(table, manifest, out)` writes the pictures into the folder `out`.
+    `cells(config)` gives the grid; `draw(table, out)` writes the pictures into the folder `out`.
     The configs have the fields `dataset` and `seeds`, which the command line can replace.
     """
 

@@ -20,6 +20,7 @@ CASES = [
     *itertools.product(KERNELS, STRIDES, PADDINGS, [((9, 8), 3)]),
     # A phase of this gradient crops and pads at once, which jaxlib 0.10.1's own convolution gets wrong.
     ((3, 3), (2, 2), ((0, 2), (3, 0)), ((9, 8), 3)),
+    ((3, 3), (1, 1), ((-2, 1), (-1, 0)), ((9, 8), 3)),
     ((3, 3), (1, 1), ((1, 1), (1, 1)), ((2, 2), 3)),
     ((3, 3), (1, 1), ((1, 1), (1, 1)), ((6, 7), 20)),
     ((3, 3), (2, 2), ((1, 1), (1, 1)), ((3, 4), 20)),
@@ -27,6 +28,11 @@ CASES = [
 
 
 def reference(x, w, strides, padding):
+    if not isinstance(padding, str):
+        # jaxlib 0.10.1 gets negative padding wrong, and must not be the judge of it.
+        crop = ((0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in padding), (0, 0, 0))
+        x = lax.pad(x, jnp.zeros((), x.dtype), crop)
+        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
     return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT)
 
 

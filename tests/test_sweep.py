@@ -18,7 +18,16 @@ from jaxsens.checks import InputError
 from jaxsens.metrics import predicted_loss
 from jaxsens.models import build, fully_connected
 from jaxsens.plotting import Prediction, equation_9
-from jaxsens.sweep import Cell, DataConfig, MeasureConfig, Shard, SweepConfig, run_sweep, select_cells
+from jaxsens.sweep import (
+    Cell,
+    DataConfig,
+    MeasureConfig,
+    Shard,
+    SweepConfig,
+    evaluate,
+    run_sweep,
+    select_cells,
+)
 from jaxsens.sweep import run as run_module
 from jaxsens.sweep.run import prepare_data
 from jaxsens.table import read_manifest, read_table
@@ -56,7 +65,7 @@ def test_rows_are_the_measures_of_each_member(finished):
         rows = table.where(cell=cell.name).rows()
         assert [row["seed"] for row in rows] == [0, 1, 2]
         assert {row["width"] for row in rows} == {cell.model.scale}
-        assert {row["family"] for row in rows} == {"fc-1 HN"}
+        assert {row["family"] for row in rows} == {"FC-1 HN"}
         network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
         train = jax.jit(make_train(TRAIN, network.init, network.apply))
         probabilities = []
@@ -167,6 +176,22 @@ def test_diverged_members_are_reported_and_left_out(tmp_path):
     assert "test_loss" not in table.columns or np.isnan(table.column("test_loss")).all()
 
 
+def test_a_member_that_overflows_loses_its_number_and_stops_no_other(tmp_path, monkeypatch):
+    """Outputs of 1e27, as untrained deep networks with standard normal weights have, and infinite ones."""
+    noise = jax.random.normal(jax.random.key(0), (1, 50, 3))
+    value, stderr = evaluate.sensitivity(noise)
+    large, large_error = evaluate.sensitivity(noise * 1e27)
+    np.testing.assert_allclose([large, large_error], [value * 1e54, stderr * 1e54], rtol=1e-5)
+    assert evaluate.sensitivity(noise.at[0, 0, 0].set(jnp.inf)) == (None, None)
+    # The loss of the first epoch is that before the step that blows up.
+    wild = dataclasses.replace(
+        GRID[0], train=TrainConfig("sgd", learning_rate=1e38, batch_size=None, max_epochs=1)
+    )
+    with pytest.warns(run_module.Diverged, match="diverged"):
+        table = run_sweep((wild,), SweepConfig("test", tmp_path, seeds=2, num_devices=1))
+    assert table.column("diverged").all()
+
+
 def test_regression_has_no_softmax(tmp_path):
     cell = Cell(
         "r",
@@ -186,11 +211,18 @@ def test_regression_has_no_softmax(tmp_path):
 def test_unusable_requests_are_refused(tmp_path, plain):
     with pytest.raises(InputError, match="no cell named 'vgg"):
         select_cells(GRID, pattern="vgg*")
-    for text in ("2/2", "x", "1/0", "-1/2", "1"):
+    for text in ("2/2", "x", "1/0", "-1/2", "1", "\u00b2/3"):
         with pytest.raises(InputError, match="i/N"):
             Shard.parse(text)
     with pytest.raises(InputError, match="seeds=0"):
         SweepConfig("test", tmp_path, seeds=0)
+    with pytest.raises(InputError, match="one name per cell"):
+        run_sweep((GRID[0], GRID[0]), SweepConfig("test", tmp_path))
+    quiet = dataclasses.replace(GRID[0], measure=MeasureConfig(noise_std=1e-9))
+    with pytest.raises(InputError, match="100 roundings"):
+        run_sweep((quiet,), SweepConfig("test", tmp_path))
+    with pytest.raises(InputError, match="num_test=-5"):
+        DataConfig(num_test=-5)
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(InputError, match="cannot be written"):

@@ -208,9 +208,11 @@ def test_a_killed_run_goes_on_exactly(data, network, monkeypatch, tmp_path):
     )
     assert epochs == [4, 5, 6]  # the third epoch was the last one saved
     close(resumed, whole, rtol=0, atol=0)
-    # Saved on one device, resumed on two.
-    spread = train_ensemble(training, keys[:2], xs, ys, num_devices=2)
-    close(jax.tree.map(lambda leaf: leaf[:2], whole), spread)
+    # Saved on one device, gone on with on two, where the three are padded to four.
+    spread = train_ensemble(training, keys, xs, ys, num_devices=2, checkpoint=folder)
+    close(spread, whole)
+    with pytest.raises(InputError, match="members of other seeds"):
+        train_ensemble(training, keys[::-1], xs, ys, num_devices=1, checkpoint=folder)
     with pytest.raises(InputError, match="delete that folder"):
         train_ensemble(training, keys[:2], xs, ys, num_devices=1, checkpoint=folder)
 
@@ -243,6 +245,14 @@ def test_bad_input_is_refused(data, network, key, plain):
     training = training_of(network)
     with pytest.raises(InputError, match="labels from 0 to 2"):
         training(key, xs, ys + 1)
+    for bad in (ys - 1, ys + 1):
+        with pytest.raises(InputError, match="labels from 0 to 2"):
+            train_ensemble(training, key[None], xs, bad)
+    regression = make_train(TrainConfig(loss="mse"), *linear_network(36, 1))
+    with pytest.raises(InputError, match=r"expected shape \(60, 1\)"):
+        regression(key, xs.reshape(60, -1), ys.astype(jnp.float32))
+    with pytest.raises(InputError, match="line search finds the step"):
+        TrainConfig("lbfgs", batch_size=None)
     with pytest.raises(InputError, match="integer class labels"):
         training(key, xs, ys.astype(jnp.float32))
     with pytest.raises(InputError, match="59 targets"):

@@ -202,7 +202,7 @@ def check_noise_std(noise_std: float | int | Array) -> None:
     check_positive("noise_std", noise_std)
 
 
-def check_resolved(noise_std: float | int | Array, xs: Array) -> None:
+def check_resolved(noise_std: float | int | Array, xs: Array | np.ndarray) -> None:
     """Refuses noise that rounding would swallow: x + eps == x makes S 0 (concrete values only)."""
     if not (is_concrete(noise_std) and is_concrete(xs)):
         return

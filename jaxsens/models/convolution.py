@@ -170,9 +170,7 @@ def _phase(dy: Array, turned: Array, row_taps: tuple, column_taps: tuple) -> Arr
 
 def _kernel_gradient(x: Array, dy: Array, *, strides: Pair, pads: Pads, kernel_size: Pair) -> Array:
     if strides == (1, 1) and kernel_size != (1, 1) and x.shape[-1] <= _FEW_CHANNELS:
-        turned = lax.conv_general_dilated(
-            x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pads, dimension_numbers=_LAYOUT
-        )
+        turned = _forward(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), strides=(1, 1), pads=pads)
         return turned.transpose(1, 2, 0, 3)
     windows = _windows(x, strides, pads, kernel_size, dy.shape[1:3])
     flat = dy.reshape(-1, dy.shape[-1])

@@ -12,6 +12,9 @@ from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, La
 __all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg"]
 
 
+_TITLES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "fc": "FC", "cnn": "CNN"}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A network without its last affine layer, which takes as many outputs as the data need.
@@ -30,10 +33,16 @@ class ModelConfig:
     init: str = "XU"
 
     @property
-    def width(self) -> int:
-        """Units or channels of the first hidden layer."""
-        first = next(layer for layer in self.layers if isinstance(layer, Conv | Dense))
-        return first.units if isinstance(first, Dense) else first.channels
+    def title(self) -> str:
+        """The family as papers write it: AlexNet, VGG13, FC-4."""
+        word = self.family.rstrip("0123456789-")
+        return _TITLES.get(word, word) + self.family[len(word) :]
+
+    @property
+    def width(self) -> int | None:
+        """Units or channels of the first hidden layer; None without one at the top level."""
+        layers = (layer for layer in self.layers if isinstance(layer, Conv | Dense))
+        return next((layer.units if isinstance(layer, Dense) else layer.channels for layer in layers), None)
 
 
 def fully_connected(

@@ -21,6 +21,11 @@ class DataConfig:
     image_size: int | None = None
     subset_seed: int = 0
 
+    def __post_init__(self):
+        for name in ("num_train", "num_test", "image_size"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 2)
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
@@ -52,7 +57,7 @@ class Cell:
 
     @property
     def physics(self) -> tuple:
-        """What decides the numbers: all but the name, so that two figures can share a cell."""
+        """What decides the numbers: all but the name."""
         return (self.model, self.data, self.train, self.measure)
 
 
@@ -67,7 +72,7 @@ class Shard:
     def parse(text: str) -> "Shard":
         """From "i/N"."""
         index, slash, count = text.partition("/")
-        if not (slash and index.isdigit() and count.isdigit() and 0 <= int(index) < int(count)):
+        if not (slash and index.isdecimal() and count.isdecimal() and 0 <= int(index) < int(count)):
             raise refuse(f"shard {text!r}", "i/N with 0 <= i < N, such as 0/4", "count the shards from 0")
         return Shard(int(index), int(count))
 

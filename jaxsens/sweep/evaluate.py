@@ -23,9 +23,9 @@ from jaxsens.train import LOSSES, Member, Training
 
 __all__ = ["evaluate_cell", "evaluate_member"]
 
-# Examples per compiled call: small enough to stay in memory for the largest network, K reverse passes each.
+# Examples, and reverse passes, per compiled call: small enough to stay in memory for the largest network.
 _FORWARD_EXAMPLES = 500
-_DERIVATIVE_EXAMPLES = 100
+_REVERSE_PASSES = 1000
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
 _NOISE = 2**31 - 1
 
@@ -72,30 +72,33 @@ def evaluate_cell(
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
-    Members that diverged have `diverged=True`, no measures, and no part in the cell's numbers.
+    Members that diverged (a training loss, parameter or test output that is not finite) have `diverged=True`,
+    no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
+    difference of large outputs.
     """
     programs = compile_programs(network, training, measure)
-    diverged = np.asarray(members.diverged)
     rows, predictions = [], []
     for index, seed in enumerate(seeds):
         member = jax.tree.map(lambda leaf, index=index: leaf[index], members)
-        row = {"epochs": int(member.epoch), "diverged": bool(diverged[index])}
-        if not row["diverged"]:
-            start = programs.start(jax.random.key(seed))
-            values, outputs = evaluate_member(
-                programs, start, member, seed, data, measure, training.config.loss
-            )
-            row |= values
-            predictions.append(outputs)
+        row = {"epochs": int(member.epoch), "diverged": True}
+        if not member.diverged and all_finite((member.params, member.state)):
+            with jax.default_matmul_precision("highest"):
+                start = programs.start(jax.random.key(seed))
+                values, outputs = evaluate_member(
+                    programs, start, member, seed, data, measure, training.config.loss
+                )
+            if all_finite(outputs):
+                row |= values | {"diverged": False}
+                predictions.append(outputs)
         rows.append(row)
     if not predictions:
         return rows
-    measured = [row for row in rows if not row["diverged"]]
     shared = cell_numbers(np.stack(predictions), data)
-    if data.task == "classification":
+    sensitivities = [row["sensitivity_after"] for row in rows if not row["diverged"]]
+    if data.task == "classification" and None not in sensitivities:
         shared["predicted_loss"] = float(
             predicted_loss(
-                np.mean([row["sensitivity_after"] for row in measured]),
+                np.mean(sensitivities),
                 second_moment(data.x_test),
                 noise_std=measure.noise_std,
                 num_outputs=data.num_outputs,
@@ -112,10 +115,10 @@ def evaluate_member(
     data: Dataset,
     measure: MeasureConfig,
     loss: str,
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[dict[str, float | None], np.ndarray]:
     """The numbers of one member, and its predictions on the test set (probabilities, or outputs)."""
     key = jax.random.fold_in(jax.random.key(seed), _NOISE)
-    values: dict[str, float] = {}
+    values: dict[str, float | None] = {}
     for split, xs, ys in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         outputs = np.concatenate(
             [programs.predict(member.params, member.state, x) for x in chunks(xs, _FORWARD_EXAMPLES)]
@@ -130,14 +133,14 @@ def evaluate_member(
             programs.noise(whose.params, whose.state, x, jax.random.fold_in(key, index))
             for index, x in enumerate(chunks(data.x_test, _FORWARD_EXAMPLES))
         ]
-        sensitivity = sensitivity_of_noise(jnp.concatenate(noise, axis=1))
-        values[f"sensitivity_{when}"] = float(sensitivity.value)
-        values[f"sensitivity_{when}_stderr"] = float(sensitivity.stderr)
+        value, stderr = sensitivity(jnp.concatenate(noise, axis=1))
+        values |= {f"sensitivity_{when}": value, f"sensitivity_{when}_stderr": stderr}
 
     some = data.x_test[: measure.derivative_examples]
-    weights = [len(x) / len(some) for x in chunks(some, _DERIVATIVE_EXAMPLES)]
+    size = max(1, _REVERSE_PASSES // data.num_outputs)
     linearized, before, after = 0.0, 0.0, 0.0
-    for weight, x in zip(weights, chunks(some, _DERIVATIVE_EXAMPLES), strict=True):
+    for x in chunks(some, size):
+        weight = len(x) / len(some)
         norms = programs.norms(member.params, member.state, x)
         linearized += weight * float(programs.linearized(member.params, member.state, x))
         before += weight * float(norms.before_softmax.mean())
@@ -148,6 +151,25 @@ def evaluate_member(
         values["jacobian_norm_after_softmax"] = after
         outputs = np.asarray(jax.nn.softmax(outputs))
     return values, outputs
+
+
+def sensitivity(noise: Array) -> tuple[float | None, float | None]:
+    """S of A eq. 2 and its standard error; None for both where the outputs overflowed.
+
+    Untrained deep networks with standard normal weights reach 1e27, whose square float32 cannot hold: the
+    noise is scaled to 1 first, and the result back in Python's float64.
+    """
+    largest = float(jnp.max(jnp.abs(noise)))
+    if not np.isfinite(largest):
+        return None, None
+    unit = largest or 1.0
+    estimate = sensitivity_of_noise(noise / unit)
+    return float(estimate.value) * unit**2, float(estimate.stderr) * unit**2
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether no number in the tree is a NaN or an infinity."""
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
 
 
 def cell_numbers(predictions: np.ndarray, data: Dataset) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsens import data as datasets
 from jaxsens.checks import check_at_least, refuse
+from jaxsens.metrics.sensitivity import check_resolved
 from jaxsens.models import build
 from jaxsens.sweep.cells import Cell, DataConfig, Shard
 from jaxsens.sweep.evaluate import evaluate_cell
@@ -30,7 +31,14 @@ from jaxsens.table import (
     write_rows,
     write_table,
 )
-from jaxsens.train import LOSSES, Progress, make_train, train_ensemble
+from jaxsens.train import (
+    LOSSES,
+    Progress,
+    default_member_axis,
+    device_mesh,
+    make_train,
+    train_ensemble,
+)
 
 __all__ = ["Diverged", "SweepConfig", "Watcher", "run_cell", "run_sweep"]
 
@@ -91,24 +99,39 @@ def run_sweep(
     configuration, seeds, data, version. A file that cannot be read is not a result: the cell runs again.
     """
     watcher = watcher or Watcher()
+    check_names(grid)
     prepare_folder(config.out)
+    # Taken before the first cell: what is committed meanwhile is not what runs.
+    ran_on = json.dumps(environment() | device(config))
     chosen = grid if chosen is None else chosen
     mine = chosen[config.shard.index :: config.shard.count]
-    data = {c.data: prepare_data(c.data, data_dir=config.data_dir) for c in grid}
+    data = {
+        key: prepare_data(key, data_dir=config.data_dir) for key in dict.fromkeys(cell.data for cell in grid)
+    }
     fingerprints = {key: value.fingerprint() for key, value in data.items()}
     files = {cell: cell_file(cell, config, fingerprints[cell.data]) for cell in grid}
     for cell in mine:
         # Refused before the first cell trains, not after an hour.
         build_network(cell, data[cell.data])
+        check_resolved(cell.measure.noise_std, data[cell.data].x_test)
 
     for index, cell in enumerate(mine):
         watcher.cell_starts(cell.name, index, len(mine))
         began = time.monotonic()
         resumed = config.resume and read_finished(files[cell]) is not None
         if not resumed:
-            rows = run_cell(cell, data[cell.data], config, report=watcher.cell_trains, file=files[cell])
-            metadata = {"environment": json.dumps(environment() | device())}
-            write_rows(Table.from_rows(rows), files[cell], metadata=metadata)
+            half_way = files[cell].with_suffix(".checkpoint")
+            if not config.resume:
+                shutil.rmtree(half_way, ignore_errors=True)
+            rows = run_cell(
+                cell,
+                data[cell.data],
+                config,
+                report=watcher.cell_trains,
+                checkpoint=half_way if config.checkpoint else None,
+            )
+            write_rows(Table.from_rows(rows), files[cell], metadata={"environment": ran_on})
+            shutil.rmtree(half_way, ignore_errors=True)
         watcher.cell_ends(cell.name, seconds=time.monotonic() - began, resumed=resumed)
 
     finished = {cell: read_finished(files[cell]) for cell in grid}
@@ -140,13 +163,12 @@ def run_cell(
     config: SweepConfig,
     *,
     report: Callable[[Progress], None] | None = None,
-    file: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains and measures one cell: a row per seed. Half-way work (`checkpoint`) lies beside `file`."""
+    """Trains and measures one cell: a row per seed. `checkpoint` is the folder of half-way work, if any."""
     seeds = tuple(range(config.seeds))
     network = build_network(cell, data)
     training = make_train(cell.train, network.init, network.apply)
-    checkpoint = file.with_suffix(".checkpoint") if file and config.checkpoint else None
     began = time.monotonic()
     members = train_ensemble(
         training,
@@ -159,15 +181,15 @@ def run_cell(
         checkpoint=checkpoint,
     )
     seconds = time.monotonic() - began
-    lost = [seed for seed, diverged in zip(seeds, np.asarray(members.diverged), strict=True) if diverged]
+    measured = evaluate_cell(network, training, members, seeds, data, cell.measure)
+    lost = [seed for seed, row in zip(seeds, measured, strict=True) if row["diverged"]]
     if lost:
         warnings.warn(
-            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (their training loss is not finite); they "
+            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (a loss or an output is not finite); they "
             "are left out of its statistics. A smaller learning rate may keep them.",
             Diverged,
             stacklevel=2,
         )
-    measured = evaluate_cell(network, training, members, seeds, data, cell.measure)
     shared = {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
         # Each member's share of the time that the ensemble took to train.
@@ -207,7 +229,7 @@ def prepare_folder(out: Path) -> None:
         (out / "cells").mkdir(parents=True, exist_ok=True)
         probe = out / "cells" / ".probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another shard may have been faster
     except OSError as error:
         raise refuse(
             f"an output folder {out} that cannot be written ({error.strerror})",
@@ -239,7 +261,7 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
         "experiment": config.experiment,
         "cell": cell.name,
         # The papers' networks start from XU unless another initialiser is named.
-        "family": model.family if model.init == "XU" else f"{model.family} {model.init}",
+        "family": model.title if model.init == "XU" else f"{model.title} {model.init}",
         "model": model.name,
         "hidden_layers": model.hidden_layers,
         "scale": float(model.scale),
@@ -250,10 +272,21 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
     return Table.from_rows(row | names for row in table.rows())
 
 
-def device() -> dict[str, Any]:
-    """What it ran on."""
-    first = jax.local_devices()[0]
-    return {"device": first.device_kind, "num_devices": jax.local_device_count()}
+def device(config: SweepConfig) -> dict[str, Any]:
+    """What it ran on, and how members ran there."""
+    return {
+        "device": jax.local_devices()[0].device_kind,
+        "num_devices": device_mesh(config.num_devices).size,
+        "member_axis": config.member_axis or default_member_axis(),
+    }
+
+
+def check_names(grid: Sequence[Cell]) -> None:
+    """Refuses two cells of one name, whose rows could not be told apart."""
+    names = [cell.name for cell in grid]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise refuse(f"several cells named {', '.join(twice)}", "one name per cell", "rename them")
 
 
 def data_facts(data: datasets.Dataset) -> dict[str, Any]:

@@ -12,38 +12,43 @@ from jaxsens.train.member import Member
 __all__ = ["restore_members", "save_members"]
 
 
-def save_members(folder: Path, members: Member, *, step: int) -> None:
-    """Writes all members as of epoch `step`, and removes older steps but one."""
+def save_members(folder: Path, members: Member, num_members: int, *, step: int) -> None:
+    """Writes the first `num_members` as of epoch `step`, and removes older steps but one."""
     import orbax.checkpoint as ocp
 
     with _manager(folder) as manager:
-        manager.save(step, args=ocp.args.StandardSave(_to_arrays(members)))
+        manager.save(step, args=ocp.args.StandardSave(_to_arrays(members, num_members)))
 
 
-def restore_members(folder: Path, members: Member) -> Member:
+def restore_members(folder: Path, members: Member, num_members: int) -> Member:
     """The members of the newest save, or those given where there is none.
 
-    `members`, freshly started, gives shapes, types and placement; a save of other shapes is refused.
+    `members`, freshly started, gives shapes, types, placement and the padding after the first `num_members`,
+    so that a save may go on on another number of devices. Refuses a save of other shapes or other keys.
     """
     import orbax.checkpoint as ocp
 
     if not folder.is_dir():
         return members
+    fresh = _to_arrays(members, num_members)
     with _manager(folder) as manager:
         step = manager.latest_step()
         if step is None:
             return members
-        wanted = _to_arrays(members)
         try:
-            saved = manager.restore(step, args=ocp.args.StandardRestore(wanted))
+            saved = manager.restore(step, args=ocp.args.StandardRestore(fresh))
         except (ValueError, KeyError, OSError) as error:
             raise _unusable(folder, type(error).__name__) from error
     # Orbax gives back what was saved, whatever shape was asked for.
-    if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in wanted.items()}:
+    if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in fresh.items()}:
         raise _unusable(folder, "arrays of other shapes")
     leaves, structure = jax.tree.flatten(members)
+    names = sorted(fresh)
+    for leaf, name in zip(leaves, names, strict=True):
+        if _is_key(leaf) and not np.array_equal(saved[name], fresh[name]):
+            raise _unusable(folder, "members of other seeds")
     return structure.unflatten(
-        _like(leaf, saved[name]) for leaf, name in zip(leaves, sorted(saved), strict=True)
+        _like(leaf, np.asarray(saved[name])) for leaf, name in zip(leaves, names, strict=True)
     )
 
 
@@ -63,18 +68,23 @@ def _manager(folder: Path):
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
-def _to_arrays(members: Member) -> dict[str, np.ndarray]:
-    """The leaves under sortable names, keys as the words they are made of."""
+def _to_arrays(members: Member, num_members: int) -> dict[str, np.ndarray]:
+    """The leaves under sortable names, without the padding, keys as the words they are made of."""
     leaves = jax.tree.leaves(members)
-    return {f"leaf{index:05d}": np.asarray(_words(leaf)) for index, leaf in enumerate(leaves)}
+    return {f"leaf{index:05d}": np.asarray(_words(leaf))[:num_members] for index, leaf in enumerate(leaves)}
 
 
-def _words(leaf):
-    return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+def _is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _like(leaf, saved: np.ndarray):
-    """The saved values with the type and placement of a fresh leaf."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        saved = jax.random.wrap_key_data(saved, impl=jax.random.key_impl(leaf))
-    return jax.device_put(saved, leaf.sharding)
+def _words(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _like(leaf: jax.Array, saved: np.ndarray) -> jax.Array:
+    """The saved values, then the fresh padding, with the type and placement of a fresh leaf."""
+    values = np.concatenate([saved, np.asarray(_words(leaf))[len(saved) :]])
+    if _is_key(leaf):
+        values = jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf))
+    return jax.device_put(values, leaf.sharding)

@@ -46,6 +46,12 @@ class TrainConfig:
                 "the full batch: its line search compares losses on one function",
                 "set batch_size=None",
             )
+        if self.optimizer == "lbfgs" and (self.learning_rate != 1 or self.weight_decay):
+            raise refuse(
+                f"lbfgs with learning_rate={self.learning_rate}, weight_decay={self.weight_decay}",
+                "1 and 0: its line search finds the step, on the loss alone",
+                "set learning_rate=1.0 and weight_decay=0.0",
+            )
 
     def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The Optax transformation."""

@@ -84,10 +84,12 @@ def train_ensemble(
     start, advance = _programs(training, member_axis, mesh)
 
     num_members, padding = len(keys), -len(keys) % mesh.size
+    # Here too, because inside the compiled program values cannot be looked at.
+    training.check(jax.eval_shape(training.start, keys[0]), xs, ys)
     padded = keys[np.arange(num_members + padding) % num_members]
     members = start(padded, np.arange(len(padded)) >= num_members)
     if checkpoint is not None:
-        members = restore_members(checkpoint, members)
+        members = restore_members(checkpoint, members, num_members)
     replicated = NamedSharding(mesh, PartitionSpec())
     xs, ys = jax.device_put((xs, ys), replicated)
 
@@ -105,7 +107,7 @@ def train_ensemble(
             done, losses = np.asarray(members.done)[:num_members], np.asarray(members.loss)[:num_members]
             report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
         if checkpoint is not None and time.monotonic() - saved > _SECONDS_PER_CHECKPOINT:
-            save_members(checkpoint, members, step=epoch)
+            save_members(checkpoint, members, num_members, step=epoch)
             saved = time.monotonic()
     return jax.tree.map(lambda leaf: leaf[:num_members], members)
 

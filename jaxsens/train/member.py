@@ -38,10 +38,14 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """start(key) -> Member; advance(member, xs, ys, until) -> Member at epoch `until`, or done before."""
+    """start(key) -> Member; advance(member, xs, ys, until) -> Member at epoch `until`, or done before.
+
+    check(member, xs, ys) refuses data that do not fit; the values of labels only where they are not traced.
+    """
 
     start: Callable[[Array], Member]
     advance: Callable[[Member, Array, Array, Array | int], Member]
+    check: Callable[[Member, Array, Array], None]
     config: TrainConfig
 
     def __call__(self, key: Array, xs: Array, ys: Array) -> Member:
@@ -115,18 +119,24 @@ def make_train(
         done = (below >= config.stop_count) | (number >= config.max_epochs) | ~jnp.isfinite(loss)
         return Member(params, state, optimizer_state, member.key, number, loss, below, done)
 
-    def advance(member: Member, xs: Array, ys: Array, until: Array | int) -> Member:
+    def check(member: Member, xs: Array, ys: Array) -> None:
         check_examples(xs)
         if len(xs) != len(ys):
             raise refuse(f"{len(xs)} inputs and {len(ys)} targets", "as many", "pass arrays of one length")
+        outputs, _ = jax.eval_shape(apply, member.params, member.state, xs[:1], key=member.key)
         if config.loss == "cross_entropy":
-            num_outputs = jax.eval_shape(apply, member.params, member.state, xs[:1], key=member.key)[0].shape[
-                -1
-            ]
-            check_labels(ys, num_outputs)
+            check_labels(ys, outputs.shape[-1])
+        elif ys.shape[1:] != outputs.shape[1:]:
+            # (n,) against (n, 1) would broadcast to (n, n) and train on nonsense.
+            raise refuse(
+                f"targets of shape {ys.shape}", f"shape {(len(ys), *outputs.shape[1:])}", "reshape them"
+            )
+
+    def advance(member: Member, xs: Array, ys: Array, until: Array | int) -> Member:
+        check(member, xs, ys)
         return lax.while_loop(lambda m: (m.epoch < until) & ~m.done, lambda m: epoch(m, xs, ys), member)
 
-    return Training(start, advance, config)
+    return Training(start, advance, check, config)
 
 
 def epoch_batches(key: Array, num_examples: int, batch_size: int | None) -> Int[Array, "steps batch"]:
