@@ -62,7 +62,7 @@ PRESETS = {
         num_train=256,
         num_test=400,
         image_size=32,
-        train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=40, stop_loss=0.05, stop_count=2),
+        train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
         measure=MeasureConfig(derivative_examples=100),
     ),
     "cpu": Config(

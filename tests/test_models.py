@@ -75,6 +75,16 @@ def test_configurations_are_appendix_a():
     for block in blocks:
         assert [conv.kernel for conv in (*block.branch, *block.shortcut)] == [3, 3, 1]
         assert all(conv.batch_norm and not conv.use_bias for conv in (*block.branch, *block.shortcut))
+        assert all(conv.activate for conv in (*block.branch, *block.shortcut))
+        assert all(conv.padding == conv.kernel // 2 for conv in (*block.branch, *block.shortcut))
+    strides = [block.branch[0].stride for block in blocks]
+    assert strides == [block.shortcut[0].stride for block in blocks]
+    assert [index for index, stride in enumerate(strides) if stride == 2] == [3, 7, 13]
+    usual = next(layer for layer in resnet(18, 1, block="usual").layers if isinstance(layer, Residual))
+    assert [conv.activate for conv in (*usual.branch, *usual.shortcut)] == [True, False, False]
+    assert output_shape(vgg(13, 1).layers, CIFAR) == (512,)
+    assert output_shape(resnet(18, 1).layers, CIFAR) == (512,)
+    assert output_shape(alexnet(16).layers[:8], CIFAR) == (2, 2, 64)
     assert all(layer.batch_norm for layer in vgg(13, 1).layers if isinstance(layer, Conv))
 
 
