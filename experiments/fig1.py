@@ -55,7 +55,7 @@ PRESETS = {
         models=(
             *(alexnet(h, hidden=64) for h in (4, 8)),
             *(vgg(11, s) for s in (1 / 32, 1 / 16)),
-            resnet(18, 1 / 32),
+            vgg(13, 1 / 32),
         ),
         seeds=10,
         dataset="digits",
