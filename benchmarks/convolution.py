@@ -4,7 +4,8 @@
 
 Ten members of three convolutions (32, 64, 128 channels, 3 x 3, each with MaxPool(2)) and an affine layer on
 32 x 32 x 3 images, batch 128, Adam: seconds per step for all ten, the median of several, compilation apart.
-The ways take turns, so that a machine that slows down slows all of them. Prints a table and writes
+The ways take turns, so that a machine that slows down slows all of them; the naive one, a minute a step,
+is timed once. Prints a table and writes
 `benchmarks/convolution.json`.
 """
 

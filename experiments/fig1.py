@@ -10,7 +10,7 @@ log S_after over networks of many sizes, each averaged over 10 runs on 1000 CIFA
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 enlarged to 32 x 32 | 5 small ones | 10 | 2 minutes on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images, all test images | 8, small scales | 3 | an hour on 2 CPU cores |
+| cpu | CIFAR-10, 1000 training images, all test images | 8, small scales | 3 | 1-1.5 hours on 2 CPU cores |
 | paper | CIFAR-10, 1000 training images, all test images | all 35 of Appendix A | 10 | not run yet |
 """
 
