@@ -297,7 +297,8 @@ def test_a_killed_run_resumes_to_the_same_table(tmp_path):
     assert again.returncode == 0, said
     assert "already there" in said[1]
     uninterrupted = fig1(*words, "--out", str(whole))
-    assert uninterrupted.wait() == 0
+    said = uninterrupted.communicate()
+    assert uninterrupted.returncode == 0, said
     assert without_times(read_table(killed)) == without_times(read_table(whole))
     assert (killed / "fig1.png").stat().st_size > 10_000
     assert (killed / "fig1.pdf").exists()
