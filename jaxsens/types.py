@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
-__all__ = ["Estimate", "Function", "LossFunction", "PRNGKey", "Params"]
+__all__ = ["Estimate", "Function", "PRNGKey", "Params"]
 
 Params: TypeAlias = PyTree[Any, "P"]
 """Any pytree of arrays."""
@@ -15,9 +15,6 @@ PRNGKey: TypeAlias = Key[Array, ""]
 
 Function: TypeAlias = Callable[[Any, Array], Array]
 """A model `f(params, x) -> y` of one example: x of any shape, y of shape (K,), before the softmax."""
-
-LossFunction: TypeAlias = Callable[[Float[Array, "n K"], Array], Float[Array, " n"]]
-"""Outputs and targets of n examples to n losses."""
 
 
 class Estimate(NamedTuple):

@@ -25,7 +25,7 @@ class Handler(SimpleHTTPRequestHandler):
     """A quiet file server that, for paths under /short/, promises more bytes than it sends."""
 
     def log_message(self, *args):
-        pass
+        """Says nothing."""
 
     def send_header(self, keyword, value):
         if keyword == "Content-Length" and self.path.startswith("/short/"):

@@ -176,7 +176,7 @@ class Affine(nnx.Module):
 class Pool(nnx.Module):
     """Max or average pooling over windows that do not overlap.
 
-    Written as a reduction of a reshape: on a CPU 8 times faster to differentiate than a window reduction. The
+    Written as a reduction of a reshape: on a CPU 7 times faster to differentiate than a window reduction. The
     derivative of a maximum that several entries share is shared by them.
     """
 
