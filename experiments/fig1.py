@@ -14,33 +14,18 @@ log S_after over networks of many sizes, each averaged over 10 runs on 1000 CIFA
 | paper | CIFAR-10, 1000 training images, all test images | all 35 of Appendix A | 10 | not run yet |
 """
 
-import dataclasses
 from pathlib import Path
 
 from jaxsens import cli
-from jaxsens.models import ModelConfig, alexnet, resnet, vgg
+from jaxsens.models import alexnet, resnet, vgg
 from jaxsens.plotting import Prediction, loss_against_sensitivity, save_figure
-from jaxsens.sweep import Cell, DataConfig, MeasureConfig
+from jaxsens.sweep import MeasureConfig, Preset
 from jaxsens.table import Table, read_manifest
 from jaxsens.train import TrainConfig
 
 PAPER_CORRELATION = 0.9707
 SCALES = (0.25, 0.5, 1.0, 1.5, 2.0)
 CHANNELS = (16, 32, 48, 64, 80)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """One preset."""
-
-    models: tuple[ModelConfig, ...]
-    seeds: int
-    dataset: str = "cifar10"
-    num_train: int = 1000
-    num_test: int | None = None
-    image_size: int | None = None
-    train: TrainConfig = TrainConfig()
-    measure: MeasureConfig = MeasureConfig()
 
 
 PAPER_MODELS = (
@@ -51,7 +36,7 @@ PAPER_MODELS = (
 
 PRESETS = {
     # Small enough for minutes on two cores; the stop rule is as coarse as the networks.
-    "quick": Config(
+    "quick": Preset(
         models=(
             *(alexnet(h, hidden=64) for h in (4, 8)),
             *(vgg(11, s) for s in (1 / 32, 1 / 16)),
@@ -65,7 +50,7 @@ PRESETS = {
         train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
         measure=MeasureConfig(derivative_examples=100),
     ),
-    "cpu": Config(
+    "cpu": Preset(
         models=(
             *(alexnet(h) for h in (16, 32)),
             *(vgg(13, s) for s in (0.125, 0.25)),
@@ -76,17 +61,8 @@ PRESETS = {
         train=TrainConfig(max_epochs=100),
         measure=MeasureConfig(derivative_examples=500),
     ),
-    "paper": Config(models=PAPER_MODELS, seeds=10),
+    "paper": Preset(models=PAPER_MODELS, seeds=10),
 }
-
-
-def cells(config: Config) -> tuple[Cell, ...]:
-    """One cell per network."""
-    data = DataConfig(config.dataset, config.num_train, config.num_test, config.image_size)
-    return tuple(
-        Cell(f"{model.name}-{model.init.lower()}", model, data, config.train, config.measure)
-        for model in config.models
-    )
 
 
 def draw(table: Table, out: Path) -> None:
@@ -103,7 +79,7 @@ def draw(table: Table, out: Path) -> None:
     save_figure(figure, out, "fig1")
 
 
-EXPERIMENT = cli.Experiment("fig1", __doc__, PRESETS, cells, draw)
+EXPERIMENT = cli.Experiment("fig1", __doc__, PRESETS, Preset.cells, draw)
 
 if __name__ == "__main__":
     raise SystemExit(cli.main(EXPERIMENT))

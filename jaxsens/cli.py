@@ -123,8 +123,10 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
         out=out,
         seeds=preset.seeds,
         data_dir=options.data_dir,
+        store=options.store,
         resume=options.resume,
         checkpoint=options.checkpoint,
+        keep_networks=options.keep_networks,
         num_devices=options.devices,
         member_axis=options.member_axis,
         shard=Shard.parse(options.shard),
@@ -155,6 +157,14 @@ def _options(experiment: Experiment) -> argparse.ArgumentParser:
         help="tensorflow-datasets folder (default: $TFDS_DATA_DIR, ~/tensorflow_datasets)",
     )
     add("--out", type=Path, help=f"where results go (default: out/{experiment.name}-PRESET)")
+    add(
+        "--store",
+        type=Path,
+        default=Path("out") / "cells",
+        metavar="DIR",
+        help="finished cells of all experiments, so that none is trained twice (default: out/cells)",
+    )
+    add("--keep-networks", action="store_true", help="also keep trained networks there, to measure again")
     add("--cells", default="*", metavar="PATTERN", help="only cells of this name, such as 'resnet18-*'")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep finished cells (default)")
     add("--checkpoint", action="store_true", help="also keep half-trained cells, about once a minute")

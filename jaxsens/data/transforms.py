@@ -142,11 +142,12 @@ def random_flip(xs: Num[Array | np.ndarray, "n h w c"], *, key: PRNGKey) -> Num[
     return jnp.where(flipped, xs[:, :, ::-1, :], xs)
 
 
-def normalize(dataset: Dataset, *, axes: str = "channel") -> Dataset:
+def normalize(dataset: Dataset, *, axes: str = "channel", keep_mean: bool = False) -> Dataset:
     """Inputs shifted and scaled to mean 0 and standard deviation 1 of the TRAINING set, both splits alike.
 
-    Statistics are taken in float64. An entry that does not vary over the training set (up to float32
-    rounding) is shifted only. Targets stay as they are.
+    With `keep_mean` they have standard deviation 1 about the mean that they had. Statistics are taken in
+    float64. An entry that does not vary over the training set (up to float32 rounding) is shifted only.
+    Targets stay as they are.
 
     Args:
         dataset: the data set.
@@ -160,6 +161,8 @@ def normalize(dataset: Dataset, *, axes: str = "channel") -> Dataset:
     def standardise(xs: np.ndarray) -> np.ndarray:
         shifted = xs - spread(mean, xs).astype(xs.dtype)
         shifted /= spread(scale, xs).astype(xs.dtype)
+        if keep_mean:
+            shifted += spread(mean, xs).astype(xs.dtype)
         return shifted
 
     return replace(dataset, x_train=standardise(dataset.x_train), x_test=standardise(dataset.x_test))

@@ -13,6 +13,8 @@ __all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg"]
 
 
 _TITLES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "fc": "FC", "cnn": "CNN"}
+# What an architecture has when nothing is said; anything else is part of a network's name.
+_USUAL_REGULARIZATION = {"alexnet": "do+mp", "vgg": "bn+mp", "resnet": "bn", "fc": "none", "cnn": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,17 @@ class ModelConfig:
     @property
     def title(self) -> str:
         """The family as papers write it: AlexNet, VGG13, FC-4."""
-        word = self.family.rstrip("0123456789-")
-        return _TITLES.get(word, word) + self.family[len(word) :]
+        return _TITLES.get(self._kind, self._kind) + self.family[len(self._kind) :]
+
+    @property
+    def full_name(self) -> str:
+        """With initialiser and unusual regularisation: fc-3x200-sn, fc-3x200-sn-bn, vgg13-s0.5-xu."""
+        usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
+        return f"{self.name}-{self.init.lower()}" + ("" if usual else f"-{self.regularization}")
+
+    @property
+    def _kind(self) -> str:
+        return self.family.rstrip("0123456789-")
 
     @property
     def width(self) -> int | None:

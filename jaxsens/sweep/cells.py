@@ -2,26 +2,39 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from jaxsens.checks import check_at_least, check_positive, refuse
+from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
+from jaxsens.data import Dataset, normalize
 from jaxsens.models import ModelConfig
 from jaxsens.train import TrainConfig
 
-__all__ = ["Cell", "DataConfig", "MeasureConfig", "Shard", "select_cells"]
+__all__ = ["INPUT_SCALES", "Cell", "DataConfig", "MeasureConfig", "Preset", "Shard", "select_cells"]
+
+INPUT_SCALES: dict[str, Callable[[Dataset], Dataset]] = {
+    "raw": lambda data: data,
+    "standard": normalize,
+    "unit_variance": lambda data: normalize(data, keep_mean=True),
+}
+"""Inputs as loaded; of mean 0 and variance 1 in each channel or feature; of variance 1 about their mean."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which examples: a data set, a random training subset (None: all of it), images resized (None: not)."""
+    """Which examples: a data set, a random training subset (None: all of it), images resized (None: not).
+
+    `inputs` is one of `INPUT_SCALES`; statistics are those of the training subset.
+    """
 
     dataset: str = "cifar10"
     num_train: int | None = 1000
     num_test: int | None = None
     image_size: int | None = None
     subset_seed: int = 0
+    inputs: str = "raw"
 
     def __post_init__(self):
+        check_choice("inputs", self.inputs, INPUT_SCALES)
         for name in ("num_train", "num_test", "image_size"):
             if getattr(self, name) is not None:
                 check_at_least(name, getattr(self, name), 2)
@@ -32,12 +45,13 @@ class MeasureConfig:
     """How S and the Jacobian norms are taken: by default A's noise, one draw per example.
 
     The exact derivatives, K reverse passes each, use the first `derivative_examples` test examples; S uses
-    all.
+    all. `snapshots` are epochs at which the networks are measured on their way, besides at the end.
     """
 
     noise_std: float = 0.1
     num_draws: int = 1
     derivative_examples: int = 1000
+    snapshots: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_positive("noise_std", self.noise_std)
@@ -57,8 +71,33 @@ class Cell:
 
     @property
     def physics(self) -> tuple:
-        """What decides the numbers: all but the name."""
-        return (self.model, self.data, self.train, self.measure)
+        """What decides the numbers at the end of training: all but the name and the stages before the end."""
+        return (*self.training, dataclasses.replace(self.measure, snapshots=()))
+
+    @property
+    def training(self) -> tuple:
+        """What decides the trained network."""
+        return (self.model, self.data, self.train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Networks that differ in nothing else: one size of an experiment, or a part of it."""
+
+    models: tuple[ModelConfig, ...]
+    seeds: int
+    dataset: str = "cifar10"
+    num_train: int | None = 1000
+    num_test: int | None = None
+    image_size: int | None = None
+    inputs: str = "raw"
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    def cells(self) -> tuple[Cell, ...]:
+        """One cell per network, named after it."""
+        data = DataConfig(self.dataset, self.num_train, self.num_test, self.image_size, inputs=self.inputs)
+        return tuple(Cell(model.full_name, model, data, self.train, self.measure) for model in self.models)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Trained members to numbers: losses, S, Jacobian norms, and the bias-variance decomposition of a cell."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,15 +14,18 @@ from jaxsens.metrics import (
     bias_variance,
     jacobian_norms,
     linearized_output_sensitivity,
+    logit_variance,
+    mlp_sensitivity_at_init,
     output_noise,
     predicted_loss,
     sensitivity_of_noise,
 )
-from jaxsens.models import Network
+from jaxsens.models import Dense, Dropout, Flatten, ModelConfig, Network
+from jaxsens.stats import StatsError, fit_temperature
 from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.train import LOSSES, Member, Training
 
-__all__ = ["evaluate_cell", "evaluate_member"]
+__all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
 # Examples, and reverse passes, per compiled call: small enough to stay in memory for the largest network.
 _FORWARD_EXAMPLES = 500
@@ -44,13 +48,15 @@ def compile_programs(network: Network, training: Training, measure: MeasureConfi
     """The jitted measures of one network. Nothing is compiled before it is called."""
 
     def noise(params: Any, state: Any, xs: Array, key: Array) -> Array:
+        """Output noise of the logits, then that of the probabilities: (draws, n, 2 K)."""
+        f = network.function(state)
+
+        def both(params: Any, x: Array) -> Array:
+            logits = f(params, x)
+            return jnp.concatenate([logits, jax.nn.softmax(logits)])
+
         return output_noise(
-            network.function(state),
-            params,
-            xs,
-            key=key,
-            noise_std=measure.noise_std,
-            num_draws=measure.num_draws,
+            both, params, xs, key=key, noise_std=measure.noise_std, num_draws=measure.num_draws
         )
 
     def norms(params: Any, state: Any, xs: Array) -> Any:
@@ -69,6 +75,7 @@ def evaluate_cell(
     seeds: tuple[int, ...],
     data: Dataset,
     measure: MeasureConfig,
+    programs: Programs | None = None,
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
@@ -76,8 +83,8 @@ def evaluate_cell(
     no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
     difference of large outputs.
     """
-    programs = compile_programs(network, training, measure)
-    rows, predictions = [], []
+    programs = programs or compile_programs(network, training, measure)
+    rows, logits = [], []
     for index, seed in enumerate(seeds):
         member = jax.tree.map(lambda leaf, index=index: leaf[index], members)
         row = {"epochs": int(member.epoch), "diverged": True}
@@ -89,11 +96,11 @@ def evaluate_cell(
                 )
             if all_finite(outputs):
                 row |= values | {"diverged": False}
-                predictions.append(outputs)
+                logits.append(outputs)
         rows.append(row)
-    if not predictions:
+    if not logits:
         return rows
-    shared = cell_numbers(np.stack(predictions), data)
+    shared = cell_numbers(np.stack(logits), data)
     sensitivities = [row["sensitivity_after"] for row in rows if not row["diverged"]]
     if data.task == "classification" and None not in sensitivities:
         shared["predicted_loss"] = float(
@@ -116,44 +123,107 @@ def evaluate_member(
     measure: MeasureConfig,
     loss: str,
 ) -> tuple[dict[str, float | None], np.ndarray]:
-    """The numbers of one member, and its predictions on the test set (probabilities, or outputs)."""
+    """The numbers of one member, and its outputs on the test set, before the softmax."""
     key = jax.random.fold_in(jax.random.key(seed), _NOISE)
+    classification = data.task == "classification"
     values: dict[str, float | None] = {}
     for split, xs, ys in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         outputs = np.concatenate(
             [programs.predict(member.params, member.state, x) for x in chunks(xs, _FORWARD_EXAMPLES)]
         )
-        values[f"{split}_loss"] = float(
-            np.mean(np.asarray(LOSSES[loss](jnp.asarray(outputs), jnp.asarray(ys))), dtype=np.float64)
-        )
-        if data.task == "classification":
+        values[f"{split}_loss"] = mean_loss(outputs, ys, loss)
+        if classification:
             values[f"{split}_accuracy"] = float(np.mean(outputs.argmax(axis=-1) == ys))
-    for when, whose in (("before", start), ("after", member)):
-        noise = [
-            programs.noise(whose.params, whose.state, x, jax.random.fold_in(key, index))
-            for index, x in enumerate(chunks(data.x_test, _FORWARD_EXAMPLES))
-        ]
-        value, stderr = sensitivity(jnp.concatenate(noise, axis=1))
-        values |= {f"sensitivity_{when}": value, f"sensitivity_{when}_stderr": stderr}
+    for name, whose, xs in (
+        ("sensitivity_before", start, data.x_test),
+        ("sensitivity_train", member, data.x_train),
+        ("sensitivity_after", member, data.x_test),
+    ):
+        noise, seconds = timed(
+            programs.noise,
+            [
+                (whose.params, whose.state, x, jax.random.fold_in(key, index))
+                for index, x in enumerate(chunks(xs, _FORWARD_EXAMPLES))
+            ],
+        )
+        logits_noise, probabilities_noise = jnp.split(jnp.concatenate(noise, axis=1), 2, axis=-1)
+        values[name], values[f"{name}_stderr"] = sensitivity(logits_noise)
+    values["sensitivity_seconds"] = seconds
+    if classification:
+        # The K-mean of probabilities does not vary: eq. 2 as it stands would be 0 here.
+        name = "sensitivity_after_softmax"
+        values[name], values[f"{name}_stderr"] = sensitivity(probabilities_noise, average="per_output")
+        values |= calibrated(outputs, data.y_test, values["sensitivity_after"])
 
     some = data.x_test[: measure.derivative_examples]
-    size = max(1, _REVERSE_PASSES // data.num_outputs)
-    linearized, before, after = 0.0, 0.0, 0.0
-    for x in chunks(some, size):
-        weight = len(x) / len(some)
-        norms = programs.norms(member.params, member.state, x)
-        linearized += weight * float(programs.linearized(member.params, member.state, x))
-        before += weight * float(norms.before_softmax.mean())
-        after += weight * float(norms.after_softmax.mean())
-    values["linearized_sensitivity_after"] = linearized
-    values["jacobian_norm_before_softmax"] = before
-    if data.task == "classification":
-        values["jacobian_norm_after_softmax"] = after
-        outputs = np.asarray(jax.nn.softmax(outputs))
+    parts = list(chunks(some, max(1, _REVERSE_PASSES // data.num_outputs)))
+    arguments = [(member.params, member.state, x) for x in parts]
+    norms, values["jacobian_norm_seconds"] = timed(programs.norms, arguments)
+    linearized, values["linearized_sensitivity_seconds"] = timed(programs.linearized, arguments)
+    weights = np.array([len(x) / len(some) for x in parts])
+    values["linearized_sensitivity_after"] = float(weights @ np.array(linearized, np.float64))
+    before, after = zip(*norms, strict=True)
+    values["jacobian_norm_before_softmax"] = float(np.concatenate(before).mean(dtype=np.float64))
+    if classification:
+        values["jacobian_norm_after_softmax"] = float(np.concatenate(after).mean(dtype=np.float64))
     return values, outputs
 
 
-def sensitivity(noise: Array) -> tuple[float | None, float | None]:
+def timed(program: Callable, arguments: Sequence[tuple]) -> tuple[list, float | None]:
+    """The program's results on each chunk, and its seconds per 1000 examples.
+
+    The median over chunks of full length but the first, which may compile; None without such a chunk. The
+    examples are the third argument.
+    """
+    results, seconds = [], []
+    for chunk in arguments:
+        began = time.perf_counter()
+        results.append(jax.block_until_ready(program(*chunk)))
+        seconds.append(time.perf_counter() - began)
+    size = len(arguments[0][2])
+    full = [s for s, chunk in zip(seconds, arguments, strict=True) if len(chunk[2]) == size][1:]
+    return results, float(np.median(full)) / size * 1000 if full else None
+
+
+def mean_loss(outputs: np.ndarray, ys: np.ndarray, loss: str) -> float:
+    """The mean loss, summed in float64."""
+    return float(np.mean(np.asarray(LOSSES[loss](jnp.asarray(outputs), jnp.asarray(ys))), dtype=np.float64))
+
+
+def calibrated(logits: np.ndarray, labels: np.ndarray, sensitivity: float | None) -> dict[str, float | None]:
+    """Temperature scaling (A section 6.2, Table 2), honestly: each half's loss with the other half's T.
+
+    `temperature` is the geometric mean of both; S of logits / T is S / T^2. All None where no T exists: a
+    half without a mistake, or no better than chance.
+    """
+    none = {"temperature": None, "test_loss_calibrated": None, "sensitivity_after_calibrated": None}
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    try:
+        first, second = (fit_temperature(logits[half], labels[half]) for half in halves)
+    except StatsError:
+        return none
+    scaled = np.empty_like(logits)
+    scaled[halves[0]], scaled[halves[1]] = logits[halves[0]] / second, logits[halves[1]] / first
+    temperature = (first * second) ** 0.5
+    return {
+        "temperature": temperature,
+        "test_loss_calibrated": mean_loss(scaled, labels, "cross_entropy"),
+        "sensitivity_after_calibrated": None if sensitivity is None else sensitivity / temperature**2,
+    }
+
+
+def predicted_at_init(model: ModelConfig, data: Dataset, measure: MeasureConfig) -> float | None:
+    """S_before by A eq. 10, for dense ReLU networks with standard normal weights, no BN; else None."""
+    layers = [layer for layer in model.layers if not isinstance(layer, Flatten | Dropout)]
+    dense = all(isinstance(layer, Dense) and layer.activate and not layer.batch_norm for layer in layers)
+    if model.init != "SN" or model.activation != "relu" or not dense:
+        return None
+    widths = [layer.units for layer in layers]
+    size = int(np.prod(data.x_train.shape[1:]))
+    return float(mlp_sensitivity_at_init(size, data.num_outputs, widths, measure.noise_std))
+
+
+def sensitivity(noise: Array, *, average: str = "mean") -> tuple[float | None, float | None]:
     """S of A eq. 2 and its standard error; None for both where the outputs overflowed.
 
     Untrained deep networks with standard normal weights reach 1e27, whose square float32 cannot hold: the
@@ -163,7 +233,7 @@ def sensitivity(noise: Array) -> tuple[float | None, float | None]:
     if not np.isfinite(largest):
         return None, None
     unit = largest or 1.0
-    estimate = sensitivity_of_noise(noise / unit)
+    estimate = sensitivity_of_noise(noise / unit, average=average)
     return float(estimate.value) * unit**2, float(estimate.stderr) * unit**2
 
 
@@ -172,10 +242,14 @@ def all_finite(tree: Any) -> bool:
     return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
 
 
-def cell_numbers(predictions: np.ndarray, data: Dataset) -> dict[str, float | None]:
-    """Bias, variance and their sum, the squared error, over the members that trained. A eqs. 4-6."""
-    targets = data.y_test
+def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
+    """Over the members that trained: bias, variance, squared error (A eqs. 4-6), variance of the logits (13).
+
+    Predictions are probabilities, or the outputs themselves in regression.
+    """
+    predictions, targets = logits, data.y_test
     if data.task == "classification":
+        predictions = np.asarray(jax.nn.softmax(logits))
         targets = np.eye(data.num_outputs, dtype=predictions.dtype)[targets]
     if len(predictions) == 1:
         # One member has a loss; what varies between members is unknown, not 0.
@@ -183,9 +257,22 @@ def cell_numbers(predictions: np.ndarray, data: Dataset) -> dict[str, float | No
             "bias": None,
             "variance": None,
             "mse_loss": float(((predictions[0] - targets) ** 2).sum(-1).mean()),
+            "logit_variance": None,
         }
     parts = bias_variance(jnp.asarray(predictions), jnp.asarray(targets))
-    return {"bias": float(parts.bias), "variance": float(parts.variance), "mse_loss": float(parts.loss)}
+    return {
+        "bias": float(parts.bias),
+        "variance": float(parts.variance),
+        "mse_loss": float(parts.loss),
+        # Scaled, because logits of 1e25 have no square in float32.
+        "logit_variance": scaled_logit_variance(logits),
+    }
+
+
+def scaled_logit_variance(logits: np.ndarray) -> float:
+    """A eq. 13, logits as large as 1e38 included."""
+    unit = float(np.abs(logits).max()) or 1.0
+    return float(logit_variance(jnp.asarray(logits / np.float32(unit)))) * unit**2
 
 
 def chunks(xs: np.ndarray, size: int) -> Iterator[np.ndarray]:

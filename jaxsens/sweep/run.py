@@ -16,8 +16,8 @@ from jaxsens import data as datasets
 from jaxsens.checks import check_at_least, refuse
 from jaxsens.metrics.sensitivity import check_resolved
 from jaxsens.models import build
-from jaxsens.sweep.cells import Cell, DataConfig, Shard
-from jaxsens.sweep.evaluate import evaluate_cell
+from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
+from jaxsens.sweep.evaluate import compile_programs, evaluate_cell, predicted_at_init
 from jaxsens.table import (
     Table,
     TableError,
@@ -33,17 +33,22 @@ from jaxsens.table import (
 )
 from jaxsens.train import (
     LOSSES,
+    Member,
     Progress,
+    Training,
     default_member_axis,
     device_mesh,
+    load_trained,
     make_train,
+    save_trained,
     train_ensemble,
 )
 
 __all__ = ["Diverged", "SweepConfig", "Watcher", "run_cell", "run_sweep"]
 
-# Raised when a change of the code changes what a finished cell would hold.
-_RESULTS_VERSION = 1
+# Raised when a change of the code changes what a finished cell, or a trained network, would hold.
+_RESULTS_VERSION = 2
+_TRAINING_VERSION = 1
 
 
 class Diverged(UserWarning):
@@ -54,22 +59,31 @@ class Diverged(UserWarning):
 class SweepConfig:
     """How a grid is run; nothing here changes a number, but for `seeds`.
 
-    `seeds` members per cell, with seeds 0, 1, ...; `out` holds the table and, in `cells/`, the finished
-    cells; `resume=False` computes finished cells anew; `checkpoint` also keeps cells half-way.
+    `seeds` members per cell, with seeds 0, 1, ...; `out` holds the table, and `store` (default: out/cells)
+    the finished cells, for all sweeps that use it: a network that two experiments need is trained once.
+    `keep_networks` also keeps the trained networks there, so that another measurement trains nothing;
+    `resume=False` computes finished cells anew; `checkpoint` also keeps cells half-way.
     """
 
     experiment: str
     out: Path
     seeds: int = 10
     data_dir: Path | None = None
+    store: Path | None = None
     resume: bool = True
     checkpoint: bool = False
+    keep_networks: bool = False
     num_devices: int | None = None
     member_axis: str | None = None
     shard: Shard = Shard()
 
     def __post_init__(self):
         check_at_least("seeds", self.seeds, 1)
+
+    @property
+    def cells(self) -> Path:
+        """Where finished cells are."""
+        return self.out / "cells" if self.store is None else self.store
 
 
 class Watcher:
@@ -100,7 +114,7 @@ def run_sweep(
     """
     watcher = watcher or Watcher()
     check_names(grid)
-    prepare_folder(config.out)
+    prepare_folders(config)
     # Taken before the first cell: what is committed meanwhile is not what runs.
     ran_on = json.dumps(environment() | device(config))
     chosen = grid if chosen is None else chosen
@@ -110,31 +124,41 @@ def run_sweep(
     }
     fingerprints = {key: value.fingerprint() for key, value in data.items()}
     files = {cell: cell_file(cell, config, fingerprints[cell.data]) for cell in grid}
+    networks = {cell: network_file(cell, config, fingerprints[cell.data]) for cell in grid}
     for cell in mine:
         # Refused before the first cell trains, not after an hour.
         build_network(cell, data[cell.data])
         check_resolved(cell.measure.noise_std, data[cell.data].x_test)
 
+    if not config.resume:
+        for cell in mine:
+            networks[cell].unlink(missing_ok=True)
+            shutil.rmtree(half_way(networks[cell]), ignore_errors=True)
+    temporary = set()
     for index, cell in enumerate(mine):
         watcher.cell_starts(cell.name, index, len(mine))
         began = time.monotonic()
-        resumed = config.resume and read_finished(files[cell]) is not None
+        resumed = config.resume and read_finished(files[cell], cell) is not None
         if not resumed:
-            half_way = files[cell].with_suffix(".checkpoint")
-            if not config.resume:
-                shutil.rmtree(half_way, ignore_errors=True)
+            # A network that this sweep measures twice is trained once.
+            if not config.keep_networks and not networks[cell].exists():
+                temporary.add(networks[cell])
+            needed = networks[cell] in [networks[later] for later in mine[index + 1 :]]
             rows = run_cell(
-                cell,
+                with_known_snapshots(cell, files[cell]),
                 data[cell.data],
                 config,
                 report=watcher.cell_trains,
-                checkpoint=half_way if config.checkpoint else None,
+                network=networks[cell],
+                keep=config.keep_networks or needed,
             )
             write_rows(Table.from_rows(rows), files[cell], metadata={"environment": ran_on})
-            shutil.rmtree(half_way, ignore_errors=True)
+            shutil.rmtree(half_way(networks[cell]), ignore_errors=True)
+            if networks[cell] in temporary and not needed:
+                networks[cell].unlink(missing_ok=True)
         watcher.cell_ends(cell.name, seconds=time.monotonic() - began, resumed=resumed)
 
-    finished = {cell: read_finished(files[cell]) for cell in grid}
+    finished = {cell: read_finished(files[cell], cell) for cell in grid}
     tables = [labelled(table, cell, config) for cell, table in finished.items() if table is not None]
     table = concatenate(tables)
     write_table(table, config.out)
@@ -163,26 +187,32 @@ def run_cell(
     config: SweepConfig,
     *,
     report: Callable[[Progress], None] | None = None,
-    checkpoint: Path | None = None,
+    network: Path | None = None,
+    keep: bool = False,
 ) -> list[dict[str, Any]]:
-    """Trains and measures one cell: a row per seed. `checkpoint` is the folder of half-way work, if any."""
+    """Trains and measures one cell: a row per seed, and per seed and snapshot where there are any.
+
+    `network` is the file of its trained members: used where it is there and no snapshots are asked for,
+    written if `keep`. Half-way work is kept beside it if `config.checkpoint`, but for cells with snapshots,
+    whose earlier measurements would be lost.
+    """
     seeds = tuple(range(config.seeds))
-    network = build_network(cell, data)
-    training = make_train(cell.train, network.init, network.apply)
-    began = time.monotonic()
-    members = train_ensemble(
-        training,
-        jnp.stack([jax.random.key(seed) for seed in seeds]),
-        jnp.asarray(data.x_train),
-        jnp.asarray(data.y_train),
-        member_axis=config.member_axis,
-        num_devices=config.num_devices,
-        report=report,
-        checkpoint=checkpoint,
+    built = build_network(cell, data)
+    training = make_train(cell.train, built.init, built.apply)
+    programs = compile_programs(built, training, cell.measure)
+    rows: list[dict[str, Any]] = []
+
+    def measure(snapshot: int | None, members: Member) -> None:
+        measured = evaluate_cell(built, training, members, seeds, data, cell.measure, programs)
+        rows.extend(
+            {"seed": seed, "snapshot": snapshot} | row for seed, row in zip(seeds, measured, strict=True)
+        )
+
+    members, seconds = trained_members(
+        cell, training, data, config, report=report, network=network, keep=keep, observe=measure
     )
-    seconds = time.monotonic() - began
-    measured = evaluate_cell(network, training, members, seeds, data, cell.measure)
-    lost = [seed for seed, row in zip(seeds, measured, strict=True) if row["diverged"]]
+    measure(None, members)
+    lost = [row["seed"] for row in rows if row["diverged"] and row["snapshot"] is None]
     if lost:
         warnings.warn(
             f"{cell.name}: seeds {lost} of {len(seeds)} diverged (a loss or an output is not finite); they "
@@ -194,8 +224,55 @@ def run_cell(
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
         # Each member's share of the time that the ensemble took to train.
         "wall_seconds": seconds / len(seeds),
+        "predicted_sensitivity_before": predicted_at_init(cell.model, data, cell.measure),
+        "num_outputs": data.num_outputs,
+        "input_second_moment": datasets.second_moment(data.x_test),
     }
-    return [shared | {"seed": seed} | row for seed, row in zip(seeds, measured, strict=True)]
+    return [shared | row for row in rows]
+
+
+def trained_members(
+    cell: Cell,
+    training: Training,
+    data: datasets.Dataset,
+    config: SweepConfig,
+    *,
+    report: Callable[[Progress], None] | None,
+    network: Path | None,
+    keep: bool,
+    observe: Callable[[int, Member], None],
+) -> tuple[Member, float]:
+    """The cell's members and the seconds that their training took, read or trained now."""
+    keys = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
+    snapshots = cell.measure.snapshots
+    if network is not None and not snapshots:
+        kept = load_trained(network, jax.eval_shape(training.start, keys[0]))
+        if kept is not None:
+            return kept
+    began = time.monotonic()
+    watched = [0.0]
+
+    def observe_untimed(epoch: int, members: Member) -> None:
+        before = time.monotonic()
+        observe(epoch, members)
+        watched[0] += time.monotonic() - before
+
+    members = train_ensemble(
+        training,
+        keys,
+        jnp.asarray(data.x_train),
+        jnp.asarray(data.y_train),
+        member_axis=config.member_axis,
+        num_devices=config.num_devices,
+        report=report,
+        checkpoint=half_way(network) if config.checkpoint and network and not snapshots else None,
+        snapshots=snapshots,
+        observe=observe_untimed,
+    )
+    seconds = time.monotonic() - began - watched[0]
+    if network is not None and keep:
+        save_trained(network, members, seconds=seconds)
+    return members, seconds
 
 
 def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> datasets.Dataset:
@@ -209,7 +286,7 @@ def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> dataset
         )
     if config.image_size is not None:
         data = datasets.resize(data, config.image_size)
-    return data
+    return INPUT_SCALES[config.inputs](data)
 
 
 def build_network(cell: Cell, data: datasets.Dataset):
@@ -223,35 +300,64 @@ def build_network(cell: Cell, data: datasets.Dataset):
     return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
 
 
-def prepare_folder(out: Path) -> None:
-    """Makes the folder, and refuses one that cannot be written to, before any work."""
-    try:
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-        probe = out / "cells" / ".probe"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another shard may have been faster
-    except OSError as error:
-        raise refuse(
-            f"an output folder {out} that cannot be written ({error.strerror})",
-            "a folder to write to",
-            "pass another with --out",
-        ) from error
+def prepare_folders(config: SweepConfig) -> None:
+    """Makes the folders, and refuses those that cannot be written to, before any work."""
+    for folder in (config.out, config.cells):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            probe.touch()
+            probe.unlink(missing_ok=True)  # another shard may have been faster
+        except OSError as error:
+            raise refuse(
+                f"an output folder {folder} that cannot be written ({error.strerror})",
+                "a folder to write to",
+                "pass another with --out or --store",
+            ) from error
 
 
 def cell_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
     """Where the finished cell is kept: found again exactly when nothing that decides its rows changed."""
-    identity = config_hash((_RESULTS_VERSION, cell.physics, config.seeds, fingerprint))
-    return config.out / "cells" / f"{cell.name}-{identity}.parquet"
+    identity = config_hash((_RESULTS_VERSION, _TRAINING_VERSION, cell.physics, config.seeds, fingerprint))
+    return config.cells / f"{cell.model.full_name}-{identity}.parquet"
 
 
-def read_finished(file: Path) -> Table | None:
-    """A finished cell's rows, or None where there is no such file or it is damaged."""
+def network_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
+    """Where the trained members are kept, whatever is measured on them."""
+    identity = config_hash((_TRAINING_VERSION, cell.training, config.seeds, fingerprint))
+    return config.cells / "networks" / f"{cell.model.full_name}-{identity}.npz"
+
+
+def half_way(network: Path) -> Path:
+    """Where members in training are kept."""
+    return network.with_suffix(".checkpoint")
+
+
+def read_finished(file: Path, cell: Cell) -> Table | None:
+    """A finished cell's rows at the end and at its snapshots; None where a part is missing or damaged."""
+    table = read_all(file)
+    wanted = {None, *cell.measure.snapshots}
+    if table is None or not wanted <= {row["snapshot"] for row in table.rows()}:
+        return None
+    return table.where(snapshot=tuple(wanted))
+
+
+def read_all(file: Path) -> Table | None:
+    """All rows in a file of the store, or None where there is no such file or it is damaged."""
     if not file.exists():
         return None
     try:
         return read_rows(file)
     except TableError:
         return None
+
+
+def with_known_snapshots(cell: Cell, file: Path) -> Cell:
+    """The cell with the snapshots of the rows that its own are about to replace."""
+    table = read_all(file)
+    known = set() if table is None else {row["snapshot"] for row in table.rows()} - {None}
+    snapshots = tuple(sorted(known | set(cell.measure.snapshots)))
+    return dataclasses.replace(cell, measure=dataclasses.replace(cell.measure, snapshots=snapshots))
 
 
 def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
@@ -268,6 +374,10 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
         "width": model.width,
         "init": model.init,
         "regularization": model.regularization,
+        "dataset": cell.data.dataset,
+        "num_train": cell.data.num_train,
+        "inputs": cell.data.inputs,
+        "noise_std": cell.measure.noise_std,
     }
     return Table.from_rows(row | names for row in table.rows())
 

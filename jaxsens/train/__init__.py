@@ -1,5 +1,6 @@
 """Training: one network as pure functions, many as one program."""
 
+from jaxsens.train.checkpoint import load_trained, save_trained
 from jaxsens.train.config import LOSSES, OPTIMIZERS, TrainConfig
 from jaxsens.train.ensemble import Progress, default_member_axis, device_mesh, train_ensemble
 from jaxsens.train.member import Member, Training, make_train
@@ -13,6 +14,8 @@ __all__ = [
     "Training",
     "default_member_axis",
     "device_mesh",
+    "load_trained",
     "make_train",
+    "save_trained",
     "train_ensemble",
 ]

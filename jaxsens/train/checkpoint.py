@@ -1,6 +1,10 @@
-"""Members in training on disk, through Orbax, which writes to a temporary folder and renames it."""
+"""Members on disk: in training through Orbax, which writes to a temporary folder and renames it; trained
+ones, without their optimiser, as one npz file."""
 
 import logging
+import os
+import tempfile
+import zipfile
 from pathlib import Path
 
 import jax
@@ -9,7 +13,10 @@ import numpy as np
 from jaxsens.checks import InputError, refuse
 from jaxsens.train.member import Member
 
-__all__ = ["restore_members", "save_members"]
+__all__ = ["load_trained", "restore_members", "save_members", "save_trained"]
+
+# Members' fields that measuring does without.
+_ONLY_TRAINING = {"optimizer": (), "key": ()}
 
 
 def save_members(folder: Path, members: Member, num_members: int, *, step: int) -> None:
@@ -50,6 +57,35 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
     return structure.unflatten(
         _like(leaf, np.asarray(saved[name])) for leaf, name in zip(leaves, names, strict=True)
     )
+
+
+def save_trained(file: Path, members: Member, *, seconds: float) -> None:
+    """Writes trained members, without what only training needs, and the seconds they took; whole or not."""
+    arrays = _to_arrays(members._replace(**_ONLY_TRAINING), len(members.epoch))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        whole = Path(folder) / "members.npz"
+        np.savez(whole, seconds=np.float64(seconds), **arrays)
+        os.replace(whole, file)
+
+
+def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
+    """What `save_trained` wrote; None where there is no such file, or it is damaged or of other shapes.
+
+    `shapes` is one member, abstract or not; the optimiser and the key come back as ().
+    """
+    if not file.is_file():
+        return None
+    leaves, structure = jax.tree.flatten(shapes._replace(**_ONLY_TRAINING))
+    try:
+        with np.load(file) as saved:
+            arrays = [saved[f"leaf{index:05d}"] for index in range(len(leaves))]
+            seconds = float(saved["seconds"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if any(array.shape[1:] != leaf.shape for array, leaf in zip(arrays, leaves, strict=True)):
+        return None
+    return structure.unflatten(arrays), seconds
 
 
 def _unusable(folder: Path, problem: str) -> InputError:

@@ -1,7 +1,7 @@
 """Many members as one program: over seeds by `vmap` or `lax.map`, over devices by `shard_map`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +65,8 @@ def train_ensemble(
     num_devices: int | None = None,
     report: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
+    snapshots: Sequence[int] = (),
+    observe: Callable[[int, Member], None] | None = None,
 ) -> Member:
     """Trains one member per key, all on the same data, and returns them stacked along a leading axis.
 
@@ -73,12 +75,22 @@ def train_ensemble(
     them; the padding is done from the start and dropped at the end.
     With `checkpoint`, a folder, the members are saved there about once a minute and a later call with the
     same arguments goes on exactly where the last save was.
+    `observe(epoch, members)` is called at each epoch of `snapshots` with the members as they are then, those
+    that are done as they ended, even where all are done. Snapshots before a restored checkpoint are not seen.
     """
     member_axis = default_member_axis() if member_axis is None else member_axis
     check_choice("member_axis", member_axis, MEMBER_AXES)
     if keys.ndim != 1 or not len(keys):
         raise refuse(
             f"keys of shape {keys.shape}", "one key per member, shape (members,)", "pass one at least"
+        )
+    if any(not 0 <= stage <= training.config.max_epochs for stage in snapshots) or (
+        snapshots and not observe
+    ):
+        raise refuse(
+            f"snapshots={tuple(snapshots)} for {limit} epochs",
+            "epochs from 0 to the limit, and a function observe(epoch, members)",
+            "leave out later stages",
         )
     mesh = device_mesh(num_devices)
     start, advance = _programs(training, member_axis, mesh)
@@ -90,15 +102,26 @@ def train_ensemble(
     members = start(padded, np.arange(len(padded)) >= num_members)
     if checkpoint is not None:
         members = restore_members(checkpoint, members, num_members)
+
+    def only(members: Member) -> Member:
+        """Without the padding; copies, because the next call reuses the memory."""
+        return jax.tree.map(lambda leaf: jnp.copy(leaf[:num_members]), members)
+
     replicated = NamedSharding(mesh, PartitionSpec())
     xs, ys = jax.device_put((xs, ys), replicated)
 
     max_epochs = training.config.max_epochs
     epochs_per_call, saved = 1, time.monotonic()
     epoch = int(jnp.max(members.epoch))
-    while epoch < max_epochs and not np.all(members.done):
+    ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
+    while True:
+        if ahead and (ahead[0] == epoch or np.all(members.done)):
+            observe(ahead.pop(0), only(members))
+            continue
+        if epoch >= max_epochs or np.all(members.done):
+            return only(members)
         began = time.monotonic()
-        epoch = min(epoch + epochs_per_call, max_epochs)
+        epoch = min(epoch + epochs_per_call, max_epochs, *ahead[:1])
         members = jax.block_until_ready(advance(members, xs, ys, jnp.int32(epoch)))
         elapsed = time.monotonic() - began
         # Doubling keeps the rhythm without trusting the first call, which compiles.
@@ -109,7 +132,6 @@ def train_ensemble(
         if checkpoint is not None and time.monotonic() - saved > _SECONDS_PER_CHECKPOINT:
             save_members(checkpoint, members, num_members, step=epoch)
             saved = time.monotonic()
-    return jax.tree.map(lambda leaf: leaf[:num_members], members)
 
 
 def _programs(training: Training, member_axis: str, mesh: Mesh) -> tuple[Callable, Callable]:
