@@ -36,32 +36,36 @@ PAPER_MODELS = (
 
 PRESETS = {
     # Small enough for minutes on two cores; the stop rule is as coarse as the networks.
-    "quick": Preset(
-        models=(
-            *(alexnet(h, hidden=64) for h in (4, 8)),
-            *(vgg(11, s) for s in (1 / 32, 1 / 16)),
-            vgg(13, 1 / 32),
+    "quick": (
+        Preset(
+            models=(
+                *(alexnet(h, hidden=64) for h in (4, 8)),
+                *(vgg(11, s) for s in (1 / 32, 1 / 16)),
+                vgg(13, 1 / 32),
+            ),
+            seeds=10,
+            dataset="digits",
+            num_train=256,
+            num_test=400,
+            image_size=32,
+            train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
+            measure=MeasureConfig(derivative_examples=100),
         ),
-        seeds=10,
-        dataset="digits",
-        num_train=256,
-        num_test=400,
-        image_size=32,
-        train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
-        measure=MeasureConfig(derivative_examples=100),
     ),
-    "cpu": Preset(
-        models=(
-            *(alexnet(h) for h in (16, 32)),
-            *(vgg(13, s) for s in (0.125, 0.25)),
-            *(vgg(13, s, init="SN") for s in (0.125, 0.25)),
-            *(resnet(18, s) for s in (0.125, 0.25)),
+    "cpu": (
+        Preset(
+            models=(
+                *(alexnet(h) for h in (16, 32)),
+                *(vgg(13, s) for s in (0.125, 0.25)),
+                *(vgg(13, s, init="SN") for s in (0.125, 0.25)),
+                *(resnet(18, s) for s in (0.125, 0.25)),
+            ),
+            seeds=3,
+            train=TrainConfig(max_epochs=100),
+            measure=MeasureConfig(derivative_examples=500),
         ),
-        seeds=3,
-        train=TrainConfig(max_epochs=100),
-        measure=MeasureConfig(derivative_examples=500),
     ),
-    "paper": Preset(models=PAPER_MODELS, seeds=10),
+    "paper": (Preset(models=PAPER_MODELS, seeds=10),),
 }
 
 
@@ -79,7 +83,7 @@ def draw(table: Table, out: Path) -> None:
     save_figure(figure, out, "fig1")
 
 
-EXPERIMENT = cli.Experiment("fig1", __doc__, PRESETS, Preset.cells, draw)
+EXPERIMENT = cli.Experiment("fig1", __doc__, PRESETS, draw)
 
 if __name__ == "__main__":
     raise SystemExit(cli.main(EXPERIMENT))

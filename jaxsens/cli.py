@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxsens.checks import InputError
-from jaxsens.sweep import Cell, Shard, SweepConfig, Watcher, run_sweep, select_cells
+from jaxsens.sweep import Cell, Preset, Shard, SweepConfig, Watcher, run_sweep, select_cells
 from jaxsens.table import Table, TableError
 
 __all__ = ["Experiment", "main"]
@@ -17,17 +17,20 @@ __all__ = ["Experiment", "main"]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A figure or table: its presets (frozen configs), their cells, and the drawing of the finished table.
+    """A figure or table: its presets, each of one or more parts, and the drawing of the finished table.
 
-    `cells(config)` gives the grid; `draw(table, out)` writes the pictures into the folder `out`.
-    The configs have the fields `dataset` and `seeds`, which the command line can replace.
+    The command line can replace the `seeds` and the `dataset` of all parts. `draw(table, out)` writes the
+    pictures into the folder `out`.
     """
 
     name: str
     description: str
-    presets: Mapping[str, Any]
-    cells: Callable[[Any], tuple[Cell, ...]]
+    presets: Mapping[str, tuple[Preset, ...]]
     draw: Callable[[Table, Path], None]
+
+    def cells(self, preset: str) -> tuple[Cell, ...]:
+        """The grid of a preset."""
+        return tuple(cell for part in self.presets[preset] for cell in part.cells())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,17 +114,14 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
     if options.preset not in experiment.presets:
         listed = ", ".join(experiment.presets)
         raise InputError(f"got preset {options.preset!r}; expected one of {listed}; pass one with --preset")
-    preset = experiment.presets[options.preset]
     given = {"dataset": options.dataset, "seeds": options.seeds}
-    preset = dataclasses.replace(
-        preset, **{name: value for name, value in given.items() if value is not None}
-    )
-    grid = experiment.cells(preset)
+    given = {name: value for name, value in given.items() if value is not None}
+    parts = [dataclasses.replace(part, **given) for part in experiment.presets[options.preset]]
+    grid = dataclasses.replace(experiment, presets={options.preset: tuple(parts)}).cells(options.preset)
     out = options.out or Path("out") / f"{experiment.name}-{options.preset}"
     config = SweepConfig(
         experiment=experiment.name,
         out=out,
-        seeds=preset.seeds,
         data_dir=options.data_dir,
         store=options.store,
         resume=options.resume,

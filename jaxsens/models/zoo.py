@@ -15,6 +15,7 @@ __all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg"]
 _TITLES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "fc": "FC", "cnn": "CNN"}
 # What an architecture has when nothing is said; anything else is part of a network's name.
 _USUAL_REGULARIZATION = {"alexnet": "do+mp", "vgg": "bn+mp", "resnet": "bn", "fc": "none", "cnn": "none"}
+_REGULARIZATION_TITLES = {"none": "plain", "bn": "BN", "do": "dropout", "mp": "max-pool"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,17 @@ class ModelConfig:
         """With initialiser and unusual regularisation: fc-3x200-sn, fc-3x200-sn-bn, vgg13-s0.5-xu."""
         usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
         return f"{self.name}-{self.init.lower()}" + ("" if usual else f"-{self.regularization}")
+
+    @property
+    def label(self) -> str:
+        """What a legend says: the title, the initialiser but XU, the regularisation where it is unusual."""
+        usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
+        words = [_REGULARIZATION_TITLES[part] for part in self.regularization.split("+")]
+        return (
+            self.title
+            + ("" if self.init == "XU" else f" {self.init}")
+            + ("" if usual else " " + " + ".join(words))
+        )
 
     @property
     def _kind(self) -> str:
@@ -113,7 +125,7 @@ def alexnet(
     check_at_least("channels", channels, 1)
     pool = (MaxPool(2),) if max_pool else ()
     return ModelConfig(
-        name=f"alexnet-h{channels}",
+        name=f"alexnet-h{channels}" + ("" if hidden == 4096 else f"-d{hidden}"),
         family="alexnet",
         scale=channels,
         layers=(

@@ -1,10 +1,24 @@
 """A grid of cells to a table of rows, resumable."""
 
-from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, MeasureConfig, Preset, Shard, select_cells
+from jaxsens.sweep.cells import (
+    CPU,
+    INPUT_SCALES,
+    PAPER,
+    QUICK,
+    Cell,
+    DataConfig,
+    MeasureConfig,
+    Preset,
+    Shard,
+    select_cells,
+)
 from jaxsens.sweep.run import Diverged, SweepConfig, Watcher, run_cell, run_sweep
 
 __all__ = [
+    "CPU",
     "INPUT_SCALES",
+    "PAPER",
+    "QUICK",
     "Cell",
     "DataConfig",
     "Diverged",

@@ -9,7 +9,18 @@ from jaxsens.data import Dataset, normalize
 from jaxsens.models import ModelConfig
 from jaxsens.train import TrainConfig
 
-__all__ = ["INPUT_SCALES", "Cell", "DataConfig", "MeasureConfig", "Preset", "Shard", "select_cells"]
+__all__ = [
+    "CPU",
+    "INPUT_SCALES",
+    "PAPER",
+    "QUICK",
+    "Cell",
+    "DataConfig",
+    "MeasureConfig",
+    "Preset",
+    "Shard",
+    "select_cells",
+]
 
 INPUT_SCALES: dict[str, Callable[[Dataset], Dataset]] = {
     "raw": lambda data: data,
@@ -61,13 +72,17 @@ class MeasureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One network, trained and measured over seeds."""
+    """One network, trained and measured with seeds 0, 1, ... `seeds` - 1."""
 
     name: str
     model: ModelConfig
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
+    seeds: int = 10
+
+    def __post_init__(self):
+        check_at_least("seeds", self.seeds, 1)
 
     @property
     def physics(self) -> tuple:
@@ -82,10 +97,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Networks that differ in nothing else: one size of an experiment, or a part of it."""
+    """Networks that differ in nothing else: one size of an experiment, or a part of it.
 
-    models: tuple[ModelConfig, ...]
-    seeds: int
+    `suffix` goes behind the cells' names, which are those of the networks.
+    """
+
+    models: tuple[ModelConfig, ...] = ()
+    seeds: int = 10
     dataset: str = "cifar10"
     num_train: int | None = 1000
     num_test: int | None = None
@@ -93,11 +111,32 @@ class Preset:
     inputs: str = "raw"
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
+    suffix: str = ""
 
     def cells(self) -> tuple[Cell, ...]:
-        """One cell per network, named after it."""
+        """One cell per network."""
         data = DataConfig(self.dataset, self.num_train, self.num_test, self.image_size, inputs=self.inputs)
-        return tuple(Cell(model.full_name, model, data, self.train, self.measure) for model in self.models)
+        return tuple(
+            Cell(model.full_name + self.suffix, model, data, self.train, self.measure, self.seeds)
+            for model in self.models
+        )
+
+
+QUICK = Preset(
+    seeds=3,
+    dataset="digits",
+    num_train=256,
+    num_test=400,
+    train=TrainConfig(batch_size=32, max_epochs=20),
+    measure=MeasureConfig(derivative_examples=100),
+)
+"""Embedded data and seconds a network: shows that an experiment works, and nothing else."""
+
+CPU = Preset(seeds=5, train=TrainConfig(max_epochs=400), measure=MeasureConfig(derivative_examples=500))
+"""Real images on two cores: A's settings with fewer epochs and seeds, and derivatives at 500 test images."""
+
+PAPER = Preset(seeds=10)
+"""A's settings (Appendix A): 1000 training images, all test images, at most 2000 epochs, 10 runs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -270,9 +270,9 @@ def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
 
 
 def scaled_logit_variance(logits: np.ndarray) -> float:
-    """A eq. 13, logits as large as 1e38 included."""
+    """A eq. 13, unbiased over the few members (eq. 14 is about all), logits as large as 1e38 included."""
     unit = float(np.abs(logits).max()) or 1.0
-    return float(logit_variance(jnp.asarray(logits / np.float32(unit)))) * unit**2
+    return float(logit_variance(jnp.asarray(logits / np.float32(unit)), unbiased=True)) * unit**2
 
 
 def chunks(xs: np.ndarray, size: int) -> Iterator[np.ndarray]:

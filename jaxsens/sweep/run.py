@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsens import data as datasets
-from jaxsens.checks import check_at_least, refuse
+from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
 from jaxsens.models import build
 from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
@@ -57,9 +57,9 @@ class Diverged(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """How a grid is run; nothing here changes a number, but for `seeds`.
+    """How a grid is run; nothing here changes a number.
 
-    `seeds` members per cell, with seeds 0, 1, ...; `out` holds the table, and `store` (default: out/cells)
+    `out` holds the table, and `store` (default: out/cells)
     the finished cells, for all sweeps that use it: a network that two experiments need is trained once.
     `keep_networks` also keeps the trained networks there, so that another measurement trains nothing;
     `resume=False` computes finished cells anew; `checkpoint` also keeps cells half-way.
@@ -67,7 +67,6 @@ class SweepConfig:
 
     experiment: str
     out: Path
-    seeds: int = 10
     data_dir: Path | None = None
     store: Path | None = None
     resume: bool = True
@@ -76,9 +75,6 @@ class SweepConfig:
     num_devices: int | None = None
     member_axis: str | None = None
     shard: Shard = Shard()
-
-    def __post_init__(self):
-        check_at_least("seeds", self.seeds, 1)
 
     @property
     def cells(self) -> Path:
@@ -166,7 +162,6 @@ def run_sweep(
         config.out,
         {
             "experiment": config.experiment,
-            "seeds": config.seeds,
             "environments": unique(
                 [read_metadata(files[c])["environment"] for c, t in finished.items() if t]
             ),
@@ -196,7 +191,7 @@ def run_cell(
     written if `keep`. Half-way work is kept beside it if `config.checkpoint`, but for cells with snapshots,
     whose earlier measurements would be lost.
     """
-    seeds = tuple(range(config.seeds))
+    seeds = tuple(range(cell.seeds))
     built = build_network(cell, data)
     training = make_train(cell.train, built.init, built.apply)
     programs = compile_programs(built, training, cell.measure)
@@ -243,7 +238,7 @@ def trained_members(
     observe: Callable[[int, Member], None],
 ) -> tuple[Member, float]:
     """The cell's members and the seconds that their training took, read or trained now."""
-    keys = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
+    keys = jnp.stack([jax.random.key(seed) for seed in range(cell.seeds)])
     snapshots = cell.measure.snapshots
     if network is not None and not snapshots:
         kept = load_trained(network, jax.eval_shape(training.start, keys[0]))
@@ -318,13 +313,13 @@ def prepare_folders(config: SweepConfig) -> None:
 
 def cell_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
     """Where the finished cell is kept: found again exactly when nothing that decides its rows changed."""
-    identity = config_hash((_RESULTS_VERSION, _TRAINING_VERSION, cell.physics, config.seeds, fingerprint))
+    identity = config_hash((_RESULTS_VERSION, _TRAINING_VERSION, cell.physics, cell.seeds, fingerprint))
     return config.cells / f"{cell.model.full_name}-{identity}.parquet"
 
 
 def network_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
     """Where the trained members are kept, whatever is measured on them."""
-    identity = config_hash((_TRAINING_VERSION, cell.training, config.seeds, fingerprint))
+    identity = config_hash((_TRAINING_VERSION, cell.training, cell.seeds, fingerprint))
     return config.cells / "networks" / f"{cell.model.full_name}-{identity}.npz"
 
 
@@ -366,8 +361,7 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
     names = {
         "experiment": config.experiment,
         "cell": cell.name,
-        # The papers' networks start from XU unless another initialiser is named.
-        "family": model.title if model.init == "XU" else f"{model.title} {model.init}",
+        "family": model.label,
         "model": model.name,
         "hidden_layers": model.hidden_layers,
         "scale": float(model.scale),
