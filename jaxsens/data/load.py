@@ -13,7 +13,7 @@ import numpy as np
 from jaxsens.checks import refuse
 from jaxsens.data.archives import RECIPES, first_line
 from jaxsens.data.dataset import Dataset, to_unit_interval
-from jaxsens.data.tfds import load_prepared
+from jaxsens.data.tfds import data_folder, load_prepared
 
 __all__ = ["NAMES", "load"]
 
@@ -25,6 +25,7 @@ _BOSTON_FEATURES = (
     *("DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT"),
 )
 _BOSTON_TARGET = "MEDV"
+_BOSTON_FILES = ("boston.csv", "boston_house_prices.csv")
 
 
 def load(name_or_path: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
@@ -36,9 +37,10 @@ def load(name_or_path: str | os.PathLike, *, data_dir: str | os.PathLike | None 
     | `diabetes` (in scikit-learn) | (n, 10), in the units measured | 309 / 133 |
     | `cifar10`, `cifar100` | (n, 32, 32, 3) in [0, 1] | 50,000 / 10,000 |
     | `mnist`, `fashion_mnist` | (n, 28, 28, 1) in [0, 1] | 60,000 / 10,000 |
-    | a `.csv` with Boston's 13 features and MEDV | (n, 13), in the units of the file | 70% / 30% |
+    | `boston` (`data_dir`/boston.csv), or a `.csv` like it | (n, 13), in the units of the file | 70% / 30% |
     | a `.npz` with x_train, y_train, x_test, y_test | rank 2 or 4; uint8 is scaled to [0, 1] | as given |
 
+    Boston's file has the 13 features and MEDV, and may be named boston_house_prices.csv as well.
     Inputs are float32. Labels are int32 (n,); regression targets float32 (n, 1), in the units of the source.
     In a `.npz`, integer labels mean classification (K = largest label + 1) and floating-point targets
     regression. Nothing is normalised: see `normalize`.
@@ -58,6 +60,8 @@ def load(name_or_path: str | os.PathLike, *, data_dir: str | os.PathLike | None 
         return load_prepared(name, data_dir=data_dir)
     if name in _EMBEDDED:
         return _EMBEDDED[name]()
+    if name == "boston":
+        return load_boston(find_boston(data_dir))
     path = Path(name).expanduser()
     if path.suffix.lower() not in _READERS:
         raise refuse(
@@ -107,6 +111,19 @@ def regression(name: str, xs: np.ndarray, ys: np.ndarray) -> Dataset:
     train, test = np.split(order, [round(_TRAIN_SHARE * len(xs))])
     xs, ys = xs.astype(np.float32), ys.astype(np.float32)[:, None]
     return Dataset(xs[train], ys[train], xs[test], ys[test], name, 1, "regression")
+
+
+def find_boston(data_dir: str | os.PathLike | None) -> Path:
+    """The CSV of the Boston house prices in the data folder. It has no home to be downloaded from."""
+    folder = data_folder(data_dir)
+    for name in _BOSTON_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise refuse(
+        f"no {' or '.join(_BOSTON_FILES)} in {folder}",
+        "a CSV with the columns " + ", ".join((*_BOSTON_FEATURES, _BOSTON_TARGET)),
+        "put one there, or name its folder with data_dir or --data-dir",
+    )
 
 
 def load_boston(path: Path) -> Dataset:
@@ -228,5 +245,5 @@ def check_all_finite(path: Path, name: str, array: np.ndarray) -> None:
 _EMBEDDED: dict[str, Callable[[], Dataset]] = {"digits": load_digits, "diabetes": load_diabetes}
 _READERS: dict[str, Callable[[Path], Dataset]] = {".npz": load_npz, ".csv": load_boston}
 
-NAMES = (*_EMBEDDED, *RECIPES)
+NAMES = (*_EMBEDDED, "boston", *RECIPES)
 """The names that `load` knows."""

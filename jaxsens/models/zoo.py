@@ -98,7 +98,8 @@ def cnn(
     """1-4 convolutions Conv(channels, 3, 1, 0), one hidden dense layer of 20 x channels units.
 
     Unpadded, so that CNN-1 with 5 channels and 100 units has A's 450k parameters on CIFAR-10 images, and 25
-    channels with 500 units its 10M. With `max_pool`, MaxPool(2) follows each convolution.
+    channels with 500 units 11M. With `max_pool`, MaxPool(2) follows each convolution; batch normalisation and
+    dropout follow every hidden layer.
     """
     check_at_least("convolutions", convolutions, 1)
     check_at_least("channels", channels, 1)
@@ -111,7 +112,7 @@ def cnn(
         name=f"cnn-{convolutions}x{channels}",
         family=f"cnn-{convolutions}",
         scale=channels,
-        layers=(*stage * convolutions, Flatten(), Dense(20 * channels, batch_norm=batch_norm)),
+        layers=(*stage * convolutions, Flatten(), Dense(20 * channels, batch_norm=batch_norm), *_dropout(dropout)),
         hidden_layers=convolutions + 1,
         regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, max_pool=max_pool),
         init=init,

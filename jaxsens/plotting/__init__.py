@@ -1,14 +1,38 @@
 """Pictures of saved tables. Imports no JAX: a figure is redrawn without a run."""
 
-from jaxsens.plotting.figures import Prediction, equation_9, loss_against_sensitivity
-from jaxsens.plotting.points import CellPoints, figure_one_points
+from jaxsens.plotting.equations import Line, Prediction, equation_7, equation_9, equation_14
+from jaxsens.plotting.figures import loss_against_sensitivity
+from jaxsens.plotting.panel import Panel
+from jaxsens.plotting.panels import figure_of_panels
+from jaxsens.plotting.points import CellPoints, figure_one_points, relabel, zoom_limits
+from jaxsens.plotting.results import (
+    correlation_rows,
+    equation_7_line,
+    equation_9_line,
+    equation_14_line,
+    save_panels,
+    save_rows,
+)
 from jaxsens.plotting.style import save_figure
 
 __all__ = [
     "CellPoints",
+    "Line",
+    "Panel",
     "Prediction",
+    "correlation_rows",
+    "equation_7",
+    "equation_7_line",
     "equation_9",
+    "equation_9_line",
+    "equation_14",
+    "equation_14_line",
+    "figure_of_panels",
     "figure_one_points",
     "loss_against_sensitivity",
+    "relabel",
     "save_figure",
+    "save_panels",
+    "save_rows",
+    "zoom_limits",
 ]

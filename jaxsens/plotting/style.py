@@ -10,13 +10,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from jaxsens.table import write_atomically
 
-__all__ = ["INK", "RC", "Look", "log_ticks", "look", "save_figure", "set_log_axis"]
+__all__ = ["GREY", "INK", "RC", "Look", "log_ticks", "look", "save_figure", "set_linear_axis", "set_log_axis"]
 
 INK = "#333333"
+GREY = "#777777"
+
+# Inches that a tick's label and a gap take on a horizontal axis: in powers of ten, and in plain digits.
+WIDE_LABEL, PLAIN_LABEL = 0.5, 0.34
 
 # Okabe and Ito (2008), told apart under every common colour blindness; their yellow is too pale for points.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,6 +35,12 @@ class Look(NamedTuple):
     colour: str
     marker: str
     hollow: bool
+
+    @property
+    def size(self) -> float:
+        """In points. A filled cross loses most of its arms to the white edge."""
+        crossed = self.marker in "PX"
+        return 4.0 if self.hollow else 5.6 if crossed else 4.4
 
 
 def look(index: int) -> Look:
@@ -93,21 +103,48 @@ def log_ticks(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     return major, minor[~np.isclose(minor[:, None], major, rtol=1e-9, atol=0).any(axis=1)]
 
 
-def set_log_axis(axis: Axis, low: float, high: float) -> None:
-    """Gives one axis a logarithmic scale from low to high, with the ticks of `log_ticks`."""
+def set_log_axis(axis: Axis, low: float, high: float, *, room: float = np.inf) -> None:
+    """Gives one axis a logarithmic scale from low to high, with the ticks of `log_ticks`.
+
+    A horizontal axis in a small panel has `room` inches: labels that would touch there become minor ticks.
+    """
+    _set_scale(axis, "log", low, high)
+    major, minor = log_ticks(low, high)
+    plain = bool(major.size) and major.min() >= 1e-3 and major.max() < 1e4
+    labelled = major[_spaced(major, room / (PLAIN_LABEL if plain else WIDE_LABEL))]
+    axis.set_major_locator(FixedLocator(labelled))
+    axis.set_minor_locator(FixedLocator(np.sort(np.append(minor, np.setdiff1d(major, labelled)))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else power_of_ten(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def set_linear_axis(axis: Axis, low: float, high: float, *, room: float = np.inf) -> None:
+    """Gives one axis a linear scale from low to high; seven round ticks at most, fewer in little room."""
+    _set_scale(axis, "linear", low, high)
+    intervals = max(int(min(6, room / WIDE_LABEL - 1)), 2)
+    ticks = MaxNLocator(nbins=intervals, steps=[1, 2, 5, 10]).tick_values(low, high)
+    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _set_scale(axis: Axis, scale: str, low: float, high: float) -> None:
     setters = {
         "x": (axis.axes.set_xscale, axis.axes.set_xlim),
         "y": (axis.axes.set_yscale, axis.axes.set_ylim),
     }
     set_scale, set_limits = setters[axis.axis_name]
-    set_scale("log")
+    set_scale(scale)
     set_limits(low, high)
-    major, minor = log_ticks(low, high)
-    axis.set_major_locator(FixedLocator(major))
-    axis.set_minor_locator(FixedLocator(minor))
-    plain = bool(major.size) and major.min() >= 1e-3 and major.max() < 1e4
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else power_of_ten(value)))
-    axis.set_minor_formatter(NullFormatter())
+
+
+def _spaced(major: np.ndarray, most: float) -> np.ndarray:
+    """Which ticks keep their labels where there is room for `most`: whole powers of ten if they suffice."""
+    index = np.arange(len(major))
+    if len(major) <= most:
+        return index
+    whole = index[np.isclose(np.log10(major) % 1, 0, atol=1e-6)]
+    kept = whole if len(whole) > 1 else index
+    return kept[:: int(np.ceil(len(kept) / most))]
 
 
 def power_of_ten(value: float) -> str:

@@ -5,6 +5,7 @@ from jaxsens.table.files import (
     read_rows,
     read_table,
     write_atomically,
+    write_csv,
     write_rows,
     write_table,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "read_table",
     "to_plain",
     "write_atomically",
+    "write_csv",
     "write_manifest",
     "write_rows",
     "write_table",

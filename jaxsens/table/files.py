@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 
 from jaxsens.table.rows import ARROW_TYPES, COLUMNS, Table, Value, refuse
 
-__all__ = ["read_metadata", "read_rows", "read_table", "write_atomically", "write_rows", "write_table"]
+__all__ = [
+    "read_metadata",
+    "read_rows",
+    "read_table",
+    "write_atomically",
+    "write_csv",
+    "write_rows",
+    "write_table",
+]
 
 
 def write_atomically(path: str | Path, data: bytes) -> Path:
@@ -40,9 +48,14 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
 def write_table(table: Table, folder: str | Path) -> Path:
     """Writes `table.csv`, for people, then `table.parquet`, for `read_table`; gives the folder back."""
     folder = Path(folder)
-    write_atomically(folder / "table.csv", _to_csv(table))
+    write_csv(table, folder / "table.csv")
     write_atomically(folder / "table.parquet", _to_parquet(table, {}))
     return folder
+
+
+def write_csv(table: Table, path: str | Path) -> Path:
+    """Writes one table as CSV, every number to the last bit; gives the path back."""
+    return write_atomically(path, _to_csv(table))
 
 
 def read_table(source: str | Path) -> Table:

@@ -1,0 +1,114 @@
+"""Paper A, Figure 11: numbers of training samples and stages of training.
+
+Reproduces: Forouzesh, Salehi and Thiran, Figure 11 a-d on CIFAR-10: (a) small CNNs from SN and ResNets from HN,
+1000 training images; (b) the ResNets with more images; (c) the CNNs with other numbers of images; (d) the CNNs
+at stages of training, of which L is the test loss there. Claims: with more images and later in training the
+points come closer to equation 9, because the bias falls. The stages are measured on the way of one training.
+
+    python experiments/fig11.py                                                  # quick: embedded digits
+    python experiments/fig11.py --preset cpu --data-dir DIR --out figures/fig11   # real CIFAR-10
+    python experiments/fig11.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
+
+| preset | data | networks | seeds | cost |
+|---|---|---|---|---|
+| quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
+| cpu | CIFAR-10, 500, 1000 and 2000 training images | 15, at most 400 or 40 epochs | 3 | COST11 |
+| paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
+"""
+
+import dataclasses
+from pathlib import Path
+
+from jaxsens import cli
+from jaxsens.models import ModelConfig, cnn, resnet
+from jaxsens.plotting import Panel, equation_9_line, relabel, save_panels
+from jaxsens.sweep import CPU, PAPER, QUICK, Preset
+from jaxsens.table import Table
+from jaxsens.train import TrainConfig
+
+# The number that stages and the first panel are about.
+SAMPLES = {"quick": 256, "cpu": 1000, "paper": 1000}
+STAGES = {"quick": (1, 5), "cpu": (1, 3, 10, 30, 100), "paper": (1, 3, 10, 30, 100, 300, 1000)}
+
+
+def with_samples(preset: Preset, models: tuple[ModelConfig, ...], *numbers: int) -> tuple[Preset, ...]:
+    """The same networks trained on several numbers of images."""
+    return tuple(
+        dataclasses.replace(preset, models=models, num_train=number, suffix=f"-n{number}")
+        for number in numbers
+    )
+
+
+def with_stages(preset: Preset, size: str, models: tuple[ModelConfig, ...]) -> Preset:
+    """The networks measured on the way."""
+    measure = dataclasses.replace(preset.measure, snapshots=STAGES[size])
+    return dataclasses.replace(
+        preset, models=models, num_train=SAMPLES[size], measure=measure, suffix=f"-n{SAMPLES[size]}"
+    )
+
+
+CPU_CNNS = (cnn(1, 5), cnn(1, 10), cnn(2, 5))
+CPU_RESNETS = (resnet(18, 1 / 16, init="HN"), resnet(34, 1 / 16, init="HN"))
+PAPER_CNNS = tuple(cnn(convolutions, channels) for convolutions in (1, 2) for channels in range(5, 26, 5))
+PAPER_RESNETS = tuple(resnet(depth, s, init="HN") for depth in (18, 34) for s in (0.25, 0.5, 1.0, 1.5, 2.0))
+SMALL_CPU = dataclasses.replace(CPU, seeds=3)
+
+PRESETS = {
+    "quick": (
+        with_stages(QUICK, "quick", (cnn(1, 2), cnn(2, 2))),
+        *with_samples(QUICK, (cnn(1, 2),), 64),
+        *with_samples(
+            dataclasses.replace(QUICK, train=TrainConfig(batch_size=32, max_epochs=3)),
+            (resnet(18, 1 / 32, init="HN"),),
+            256,
+        ),
+    ),
+    "cpu": (
+        with_stages(SMALL_CPU, "cpu", CPU_CNNS),
+        *with_samples(SMALL_CPU, CPU_CNNS, 500, 2000),
+        *with_samples(
+            dataclasses.replace(SMALL_CPU, train=TrainConfig(max_epochs=40)), CPU_RESNETS, 500, 1000, 2000
+        ),
+    ),
+    "paper": (
+        with_stages(PAPER, "paper", PAPER_CNNS),
+        *with_samples(PAPER, PAPER_CNNS, 2000, 5000, 10_000),
+        *with_samples(PAPER, PAPER_RESNETS, 1000, 5000, 10_000, 20_000),
+    ),
+}
+
+
+def draw(table: Table, out: Path) -> None:
+    """Four panels with equation 9's line."""
+    lines = equation_9_line(table)
+    names = relabel(table, model=lambda row: row["family"].split("-")[0][:3])
+    end = names.where(snapshot=None)
+    samples = relabel(
+        end, family=lambda row: f"{row['num_train']} images", scale=lambda row: row["num_params"]
+    )
+    small = names.where(model="CNN")
+    base = max(set(small.where(snapshot=small_stages(small)).column("num_train")), default=1000)
+    stages = relabel(
+        small.where(num_train=int(base)),
+        cell=lambda row: f"{row['cell']} {row['snapshot']}",
+        family=lambda row: "the end" if row["snapshot"] is None else f"epoch {row['snapshot']}",
+        scale=lambda row: row["num_params"],
+    )
+    panels = (
+        Panel(end.where(num_train=int(base)), f"(a) {int(base)} images", lines=lines),
+        Panel(samples.where(model="Res"), "(b) ResNets", lines=lines),
+        Panel(samples.where(model="CNN"), "(c) CNNs", lines=lines),
+        Panel(stages, "(d) CNNs on the way", lines=lines),
+    )
+    save_panels(panels, out, "fig11")
+
+
+def small_stages(table: Table) -> tuple[int, ...]:
+    """The stages that were measured."""
+    return tuple({row["snapshot"] for row in table.rows()} - {None})
+
+
+EXPERIMENT = cli.Experiment("fig11", __doc__, PRESETS, draw)
+
+if __name__ == "__main__":
+    raise SystemExit(cli.main(EXPERIMENT))
