@@ -12,7 +12,7 @@ points come closer to equation 9, because the bias falls. The stages are measure
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 500, 1000 and 2000 training images | 15, at most 400 or 40 epochs | 3 | COST11 |
+| cpu | CIFAR-10, 500, 1000 and 2000 training images | 15, at most 400 or 30 epochs | 3 | COST11 |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """
 
@@ -67,7 +67,7 @@ PRESETS = {
         with_stages(SMALL_CPU, "cpu", CPU_CNNS),
         *with_samples(SMALL_CPU, CPU_CNNS, 500, 2000),
         *with_samples(
-            dataclasses.replace(SMALL_CPU, train=TrainConfig(max_epochs=40)), CPU_RESNETS, 500, 1000, 2000
+            dataclasses.replace(SMALL_CPU, train=TrainConfig(max_epochs=30)), CPU_RESNETS, 500, 1000, 2000
         ),
     ),
     "paper": (
