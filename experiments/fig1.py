@@ -1,11 +1,11 @@
 """Paper A, Figure 1: test loss L against sensitivity S_after for popular CNN architectures.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 1 and its Pearson correlation of 0.9707 between log L and
-log S_after over networks of many sizes, each averaged over 10 runs on 1000 CIFAR-10 training images.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 1 and its Pearson correlation of 0.9707 between log L and log
+S_after over networks of many sizes, each averaged over 10 runs on 1000 CIFAR-10 training images.
 
-    python experiments/fig1.py --seeds 10                                   # quick: embedded digits
-    python experiments/fig1.py --preset cpu --data-dir DIR --out figures/fig1 # real CIFAR-10
-    python experiments/fig1.py --preset paper --data-dir DIR --checkpoint    # the paper's grid
+    python experiments/fig1.py --seeds 10                                      # quick: embedded digits
+    python experiments/fig1.py --preset cpu --data-dir DIR --out figures/fig1  # real CIFAR-10
+    python experiments/fig1.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

@@ -1,18 +1,18 @@
 """Paper A, Figure 10: loss, variance, bias and sensitivity in a regression task.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 10 a-d on the Boston house prices, with the networks of Figure
-5. Claims: L_MSE is the sum of bias and variance (c); the variance grows with S (d), which without a softmax is
-equation 14. Nothing is trained that Figure 5 has trained.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 10 a-d on the Boston house prices, with the networks of
+Figure 5. Claims: L_MSE is the sum of bias and variance (c); the variance grows with S (d), which without a
+softmax is equation 14. Nothing is trained that Figure 5 has trained.
 
-    python experiments/fig10.py                                                  # quick: embedded diabetes data
-    python experiments/fig10.py --preset cpu --data-dir DIR --out figures/fig10   # DIR holds boston.csv
-    python experiments/fig10.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
+    python experiments/fig10.py                                                  # quick: diabetes
+    python experiments/fig10.py --preset cpu --data-dir DIR --out figures/fig10  # DIR holds boston.csv
+    python experiments/fig10.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | diabetes | 3 small ones | 3 | half a minute on 2 CPU cores |
-| cpu | Boston | 12, at most 600 epochs | 5 | COST5, none after Figure 5 |
-| paper | Boston | 126 | 10 | not run yet |
+| quick | diabetes | 6 small ones | 3 | half a minute on 2 CPU cores |
+| cpu | Boston | 24, at most 600 epochs | 5 | COST5, none after Figure 5 |
+| paper | Boston | 252 | 10 | not run yet |
 """
 
 import dataclasses
@@ -35,7 +35,9 @@ PRESETS = {
             num_test=None,
             inputs="standard",
             train=TrainConfig(loss="mse", batch_size=32, max_epochs=20),
-            models=tuple(fully_connected(2, width, init="XU") for width in (8, 16, 32)),
+            models=tuple(
+                fully_connected(2, width, init=init) for init in ("SN", "XU") for width in (8, 16, 32)
+            ),
         ),
     ),
     "cpu": (
@@ -46,7 +48,10 @@ PRESETS = {
             inputs="standard",
             train=TrainConfig(loss="mse", max_epochs=600),
             models=tuple(
-                fully_connected(layers, width, init="XU") for layers in LAYERS for width in (100, 300)
+                fully_connected(layers, width, init=init)
+                for init in ("SN", "XU")
+                for layers in LAYERS
+                for width in (100, 300)
             ),
         ),
     ),
@@ -58,7 +63,8 @@ PRESETS = {
             inputs="standard",
             train=TrainConfig(loss="mse"),
             models=tuple(
-                fully_connected(layers, width, init="XU")
+                fully_connected(layers, width, init=init)
+                for init in ("SN", "XU")
                 for layers in LAYERS
                 for width in range(100, 501, 20)
             ),
@@ -74,17 +80,17 @@ def draw(table: Table, out: Path) -> None:
         bias_and_variance=lambda row: None if row["variance"] is None else row["bias"] + row["variance"],
     )
     panels = (
-        Panel(table, "(a)", x="variance", y="mse_loss"),
-        Panel(table, "(b)", x="bias", y="mse_loss"),
+        Panel(table, "(a) loss and variance", x="variance", y="mse_loss"),
+        Panel(table, "(b) loss and bias", x="bias", y="mse_loss"),
         Panel(
             both,
-            "(c)",
+            "(c) loss and both",
             x="bias_and_variance",
             y="test_loss",
             x_label="bias + variance",
             lines=(Line("equality", lambda parts: parts),),
         ),
-        Panel(table, "(d)", y="variance", lines=equation_14_line(table)),
+        Panel(table, "(d) variance and S", y="variance", lines=equation_14_line(table)),
     )
     save_panels(panels, out, "fig10")
 

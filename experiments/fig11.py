@@ -1,17 +1,18 @@
 """Paper A, Figure 11: numbers of training samples and stages of training.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 11 a-d on CIFAR-10: (a) small CNNs from SN and ResNets from HN,
-1000 training images; (b) the ResNets with more images; (c) the CNNs with other numbers of images; (d) the CNNs
-at stages of training, of which L is the test loss there. Claims: with more images and later in training the
-points come closer to equation 9, because the bias falls. The stages are measured on the way of one training.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 11 a-d on CIFAR-10: (a) small CNNs from SN and ResNets from
+HN, 1000 training images; (b) the ResNets with more images; (c) the CNNs with other numbers of images; (d) the
+CNNs at stages of training, of which L is the test loss there. Claims: with more images and later in training
+the points come closer to equation 9, because the bias falls. The stages are measured on the way of one
+training.
 
     python experiments/fig11.py                                                  # quick: embedded digits
-    python experiments/fig11.py --preset cpu --data-dir DIR --out figures/fig11   # real CIFAR-10
-    python experiments/fig11.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
+    python experiments/fig11.py --preset cpu --data-dir DIR --out figures/fig11  # real CIFAR-10
+    python experiments/fig11.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
+| quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
 | cpu | CIFAR-10, 500, 1000 and 2000 training images | 15, at most 400 or 30 epochs | 3 | COST11 |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """

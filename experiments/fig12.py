@@ -1,18 +1,18 @@
 """Paper A, Figure 12: test loss L against sensitivity before and after the softmax.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 12, 1000 CIFAR-10 training images, FCs and CNNs from SN. Claim:
-the relation of L and S is lost when S is taken after the softmax. As printed, the mean over K of the output
-noise after the softmax is 0, because probabilities sum to 1; this takes the mean over K of its variances. Its
-small-noise limit is sigma^2 / K times the mean of |J|_F^2, J after the softmax, whose norm is in panel (c).
-The networks are those of Figure 2.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 12, 1000 CIFAR-10 training images, FCs and CNNs from SN.
+Claim: the relation of L and S is lost when S is taken after the softmax. As printed, the mean over K of the
+output noise after the softmax is 0, because probabilities sum to 1; this takes the mean over K of its
+variances. Its small-noise limit is sigma^2 / K times the mean of |J|_F^2, J after the softmax, whose norm is
+in panel (c). The networks are those of Figure 2.
 
     python experiments/fig12.py                                                  # quick: embedded digits
-    python experiments/fig12.py --preset cpu --data-dir DIR --out figures/fig12   # real CIFAR-10
-    python experiments/fig12.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
+    python experiments/fig12.py --preset cpu --data-dir DIR --out figures/fig12  # real CIFAR-10
+    python experiments/fig12.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits | 6 small ones | 3 | 1 minute on 2 CPU cores |
+| quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
 | cpu | CIFAR-10, 1000 training images | 16, at most 400 epochs | FC 5, CNN 3 | COST12, none after Figure 2 |
 | paper | CIFAR-10, 1000 training images | 99 | 10 | not run yet |
 """

@@ -1,18 +1,18 @@
 """Paper A, Figure 13: test loss L against sensitivity on the training set and on the test set.
 
 Reproduces: Forouzesh, Salehi and Thiran, Figure 13: (a) 6000 MNIST training images, S on the training and the
-test set, which correlate with 0.9999; (b) 1000 CIFAR-10 training images, S on the training set, with equation 9.
-Panel (c) is ours: the one S against the other. The networks are those of Figures 2 and 8.
+test set, which correlate with 0.9999; (b) 1000 CIFAR-10 training images, S on the training set, with equation
+9. Panel (c) is ours: the one S against the other. The networks are those of Figures 2 and 8.
 
     python experiments/fig13.py                                                  # quick: embedded digits
-    python experiments/fig13.py --preset cpu --data-dir DIR --out figures/fig13   # real MNIST and CIFAR-10
-    python experiments/fig13.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
+    python experiments/fig13.py --preset cpu --data-dir DIR --out figures/fig13  # real MNIST and CIFAR-10
+    python experiments/fig13.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | MNIST, 6000, and CIFAR-10, 1000 training images | 7 and 18 | FC 3 and 5, CNN 3 | COST13, none after Figures 2, 3 and 8 |
-| paper | MNIST, 6000, and CIFAR-10, 1000 training images | 63 and 99 | 10 | not run yet |
+| cpu | MNIST, 6000; CIFAR-10, 1000 | 7 and 18 | 3; FC 5, CNN 3 | COST13 |
+| paper | MNIST, 6000; CIFAR-10, 1000 | 63 and 99 | 10 | not run yet |
 """
 
 import dataclasses

@@ -6,13 +6,13 @@ parameters; (b), (c) deeper and narrower beats shallower and wider, and networks
 and L; (d), (e) dropout, batch normalisation and max-pooling move networks to lower S and L.
 
     python experiments/fig2.py                                                 # quick: embedded digits
-    python experiments/fig2.py --preset cpu --data-dir DIR --out figures/fig2   # real CIFAR-10
-    python experiments/fig2.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig2.py --preset cpu --data-dir DIR --out figures/fig2  # real CIFAR-10
+    python experiments/fig2.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 10 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 31, at most 400 epochs | FC 5, CNN 3 | COST2 |
+| cpu | CIFAR-10, 1000 training images | 30, at most 400 epochs | FC 5, CNN 3 | COST2 |
 | paper | CIFAR-10, 1000 training images | 203 of Appendix A | 10 | not run yet |
 """
 
@@ -71,11 +71,9 @@ PRESETS = {
                 *(cnn(1, channels) for channels in (5, 10, 15)),
                 *(cnn(convolutions, channels) for convolutions in (2, 3) for channels in (5, 10)),
                 cnn(4, 5),
-                *(
-                    cnn(3, channels, **regularization)
-                    for regularization in CONVOLUTION_REGULARIZATION
-                    for channels in (5, 10)
-                ),
+                *(cnn(3, 5, **regularization) for regularization in CONVOLUTION_REGULARIZATION),
+                # With dropout at 10 channels training is the longest of all: left to the paper preset.
+                *(cnn(3, 10, **regularization) for regularization in CONVOLUTION_REGULARIZATION[1:]),
             ),
         ),
     ),

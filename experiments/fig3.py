@@ -5,8 +5,8 @@ uniform), HU (He, uniform) or HN (He, normal), 1000 CIFAR-10 training images. Cl
 L, and all follow one relation. The right panel enlarges the lower left of the left one.
 
     python experiments/fig3.py                                                 # quick: embedded digits
-    python experiments/fig3.py --preset cpu --data-dir DIR --out figures/fig3   # real CIFAR-10
-    python experiments/fig3.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig3.py --preset cpu --data-dir DIR --out figures/fig3  # real CIFAR-10
+    python experiments/fig3.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

@@ -6,8 +6,8 @@ training, ranks architectures as the trained loss does. The second panel holds S
 networks against equation 10's.
 
     python experiments/fig4.py                                                 # quick: embedded digits
-    python experiments/fig4.py --preset cpu --data-dir DIR --out figures/fig4   # real CIFAR-10
-    python experiments/fig4.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig4.py --preset cpu --data-dir DIR --out figures/fig4  # real CIFAR-10
+    python experiments/fig4.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

@@ -5,12 +5,12 @@ with and without dropout, (c) with and without batch normalisation, from SN in (
 every network to lower S and lower L.
 
     python experiments/fig6.py                                                 # quick: embedded digits
-    python experiments/fig6.py --preset cpu --data-dir DIR --out figures/fig6   # real CIFAR-10
-    python experiments/fig6.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig6.py --preset cpu --data-dir DIR --out figures/fig6  # real CIFAR-10
+    python experiments/fig6.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits | 8 small ones | 3 | 1 minute on 2 CPU cores |
+| quick | digits | 9 small ones | 3 | 1 minute on 2 CPU cores |
 | cpu | CIFAR-10, 1000 training images | 24, at most 400 epochs | FC 5, CNN 3 | COST6 |
 | paper | CIFAR-10, 1000 training images | 285 | 10 | not run yet |
 """

@@ -7,8 +7,8 @@ variance after the softmax against equation 7. A's sigma_x^2 = 0.2648 is not tha
 second moment of the images in use.
 
     python experiments/fig7.py                                                 # quick: embedded digits
-    python experiments/fig7.py --preset cpu --data-dir DIR --out figures/fig7   # real CIFAR-10
-    python experiments/fig7.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig7.py --preset cpu --data-dir DIR --out figures/fig7  # real CIFAR-10
+    python experiments/fig7.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

@@ -1,14 +1,13 @@
 """Paper A, Figure 8: test loss L against sensitivity S on MNIST.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 8 a-e, 6000 MNIST training images: (a)
-architectures as in Figure 1, (b) fully-connected networks, (c) those with and without regularisation, (d)
-S_before of untrained networks, (e) convolutional networks with and without regularisation.
-Claim: the relations of Figures 1, 2 and 4 hold on MNIST too. A's "4-layer"
-networks are taken as 3 hidden layers, its "2-layer CNN" as 2 convolutions.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 8 a-e, 6000 MNIST training images: (a) architectures as in
+Figure 1, (b) fully-connected networks, (c) those with and without regularisation, (d) S_before of untrained
+networks, (e) convolutional networks with and without regularisation. Claim: the relations of Figures 1, 2 and
+4 hold on MNIST too. A's "4-layer" networks are taken as 3 hidden layers, its "2-layer CNN" as 2 convolutions.
 
     python experiments/fig8.py                                                 # quick: embedded digits
-    python experiments/fig8.py --preset cpu --data-dir DIR --out figures/fig8   # real MNIST
-    python experiments/fig8.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig8.py --preset cpu --data-dir DIR --out figures/fig8  # real MNIST
+    python experiments/fig8.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

@@ -1,16 +1,16 @@
 """Paper A, Figure 9: test loss L against sensitivity S on CIFAR-100.
 
-Reproduces: Forouzesh, Salehi and Thiran, Figure 9 a-e, 1000 CIFAR-100 training images: (a)
-architectures as in Figure 1, (b) FC and CNN after training, (c) regularised fully-connected networks, (d)
-S_before of untrained networks, (e) regularised convolutional networks.
-Claim: the relations of Figures 1, 2 and 4 hold on CIFAR-100 too.
+Reproduces: Forouzesh, Salehi and Thiran, Figure 9 a-e, 1000 CIFAR-100 training images: (a) architectures as
+in Figure 1, (b) FC and CNN after training, (c) regularised fully-connected networks, (d) S_before of
+untrained networks, (e) regularised convolutional networks. Claim: the relations of Figures 1, 2 and 4 hold on
+CIFAR-100 too.
 
-Not run yet beyond the quick preset: CIFAR-100 was not at hand. `python -m jaxsens.data prepare cifar100` makes
-its folder, after which the cpu preset runs as it stands.
+Not run yet beyond the quick preset: CIFAR-100 was not at hand. `python -m jaxsens.data prepare cifar100`
+makes its folder, after which the cpu preset runs as it stands.
 
     python experiments/fig9.py                                                 # quick: embedded digits
-    python experiments/fig9.py --preset cpu --data-dir DIR --out figures/fig9   # real CIFAR-100
-    python experiments/fig9.py --preset paper --data-dir DIR --checkpoint       # the paper's grid
+    python experiments/fig9.py --preset cpu --data-dir DIR --out figures/fig9  # real CIFAR-100
+    python experiments/fig9.py --preset paper --data-dir DIR --checkpoint      # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

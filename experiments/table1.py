@@ -1,14 +1,15 @@
 """Paper A, Table 1: how sensitivity S and the Jacobian norm J, before and after the softmax, go with L.
 
 Reproduces: Forouzesh, Salehi and Thiran, Table 1: Pearson's rho of each metric with the test loss L, and its
-computation time, for VGG13, VGG16, ResNet18 and ResNet34 trained on CIFAR-10. Claims: S before the softmax has
-the largest rho, and J takes 13.7 times as long. The table adds the exact small-noise limit of S, and gives rho
-of the values, as the paper's may be, and of their logarithms. Seconds are per 1000 images on the machine that
-trained; J, and S, before and after the softmax come out of one pass each. The paper trains on all of CIFAR-10.
+computation time, for VGG13, VGG16, ResNet18 and ResNet34 trained on CIFAR-10. Claims: S before the softmax
+has the largest rho, and J takes 13.7 times as long. The table adds the exact small-noise limit of S, and
+gives rho of the values, as the paper's may be, and of their logarithms. Seconds are per 1000 images on the
+machine that trained; J, and S, before and after the softmax come out of one pass each. The paper trains on
+all of CIFAR-10.
 
     python experiments/table1.py                                                   # quick: embedded digits
-    python experiments/table1.py --preset cpu --data-dir DIR --out figures/table1   # real CIFAR-10
-    python experiments/table1.py --preset paper --data-dir DIR --checkpoint         # the paper's networks
+    python experiments/table1.py --preset cpu --data-dir DIR --out figures/table1  # real CIFAR-10
+    python experiments/table1.py --preset paper --data-dir DIR --checkpoint        # the paper's networks
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|

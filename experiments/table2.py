@@ -8,12 +8,12 @@ the test set gets the T of the other half. "4-layer" is taken as 3 hidden layers
 2 dense layers (CNN). The networks are those of Figure 8.
 
     python experiments/table2.py                                                   # quick: embedded digits
-    python experiments/table2.py --preset cpu --data-dir DIR --out figures/table2   # real MNIST
-    python experiments/table2.py --preset paper --data-dir DIR --checkpoint         # the paper's grid
+    python experiments/table2.py --preset cpu --data-dir DIR --out figures/table2  # real MNIST
+    python experiments/table2.py --preset paper --data-dir DIR --checkpoint        # the paper's grid
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
+| quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
 | cpu | MNIST, 6000 training images | 5, at most 60 epochs | 3 | COSTT2, half of it after Figure 8 |
 | paper | MNIST, 6000 training images | 26 | 10 | not run yet |
 """

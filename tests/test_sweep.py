@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsens import cli, metrics
+from jaxsens import cli, metrics, stats
 from jaxsens.checks import InputError
 from jaxsens.metrics import predicted_loss
-from jaxsens.models import build, fully_connected
+from jaxsens.models import build, cnn, fully_connected
 from jaxsens.plotting import Prediction, equation_9
 from jaxsens.sweep import (
+    PAPER,
+    QUICK,
     Cell,
     DataConfig,
     MeasureConfig,
@@ -38,18 +40,19 @@ DATA = DataConfig("digits", num_train=100, num_test=150)
 TRAIN = TrainConfig(max_epochs=3)
 MEASURE = MeasureConfig(derivative_examples=120)
 GRID = tuple(
-    Cell(f"fc-1x{width}-hn", fully_connected(1, width, init="HN"), DATA, TRAIN, MEASURE) for width in (4, 8)
+    Cell(f"fc-1x{width}-hn", fully_connected(1, width, init="HN"), DATA, TRAIN, MEASURE, seeds=3)
+    for width in (4, 8)
 )
 
 
 def without_times(table):
-    return [{k: v for k, v in row.items() if k != "wall_seconds"} for row in table.rows()]
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in table.rows()]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep")
-    config = SweepConfig("test", out, seeds=3, num_devices=1)
+    config = SweepConfig("test", out, num_devices=1)
     return config, run_sweep(GRID, config)
 
 
@@ -126,11 +129,11 @@ def test_what_decides_a_number_decides_the_file(finished):
     config, _ = finished
     cell = GRID[0]
     name = run_module.cell_file(cell, config, "f")
-    assert run_module.cell_file(dataclasses.replace(cell, name=cell.name), config, "f") == name
+    assert run_module.cell_file(dataclasses.replace(cell, name="another"), config, "f") == name
     others = [
         run_module.cell_file(dataclasses.replace(cell, train=TrainConfig(max_epochs=4)), config, "f"),
         run_module.cell_file(dataclasses.replace(cell, measure=MeasureConfig(0.2)), config, "f"),
-        run_module.cell_file(cell, dataclasses.replace(config, seeds=4), "f"),
+        run_module.cell_file(dataclasses.replace(cell, seeds=4), config, "f"),
         run_module.cell_file(cell, config, "other data"),
     ]
     assert len({name, *others}) == 5
@@ -138,7 +141,7 @@ def test_what_decides_a_number_decides_the_file(finished):
 
 def test_a_damaged_cell_runs_again(finished, tmp_path):
     _, table = finished
-    config = SweepConfig("test", tmp_path, seeds=3, num_devices=1)
+    config = SweepConfig("test", tmp_path, num_devices=1)
     run_sweep(GRID, config, chosen=GRID[:1])
     (file,) = (tmp_path / "cells").glob("*.parquet")
     file.write_bytes(file.read_bytes()[:-100])
@@ -146,9 +149,160 @@ def test_a_damaged_cell_runs_again(finished, tmp_path):
     assert without_times(again) == without_times(table.where(cell=GRID[0].name))
 
 
+def test_numbers_of_a_member_beside_its_loss(finished):
+    """S after the softmax and on the training set, and the logits' variance."""
+    _, table = finished
+    data = prepare_data(DATA)
+    xs = jnp.asarray(data.x_test)
+    cell = GRID[1]
+    network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
+    train = jax.jit(make_train(TRAIN, network.init, network.apply))
+    means = []
+    for row in table.where(cell=cell.name).rows():
+        member = train(jax.random.key(row["seed"]), jnp.asarray(data.x_train), jnp.asarray(data.y_train))
+        f = network.function(member.state)
+        for name, function, average, inputs in (
+            ("sensitivity_after_softmax", lambda p, x, f=f: jax.nn.softmax(f(p, x)), "per_output", xs),
+            ("sensitivity_train", f, "mean", jnp.asarray(data.x_train)),
+        ):
+            other = metrics.output_sensitivity(
+                function, member.params, inputs, key=jax.random.key(7), average=average, num_draws=20
+            )
+            errors = np.hypot(row[f"{name}_stderr"], other.stderr)
+            assert 0 < row[f"{name}_stderr"] < 0.5 * row[name]
+            assert abs(row[name] - other.value) < 4 * errors
+        means.append(np.asarray(network.predict(member.params, member.state, xs)).mean(axis=1))
+        assert row["predicted_sensitivity_before"] is None  # not standard normal
+    wanted = np.var(means, axis=0, ddof=1).mean()
+    np.testing.assert_allclose(table.where(cell=cell.name).column("logit_variance"), wanted, rtol=1e-3)
+
+
+def test_equation_10_is_told_for_the_networks_that_it_is_about():
+    data = prepare_data(DATA)
+    told = evaluate.predicted_at_init(fully_connected(2, 8), data, MEASURE)
+    np.testing.assert_allclose(told, 64 / 10 * (8 / 2) ** 2 * 0.1**2)
+    assert evaluate.predicted_at_init(fully_connected(2, 8, dropout=0.5), data, MEASURE) == told
+    for other in (fully_connected(2, 8, init="XU"), fully_connected(2, 8, batch_norm=True), cnn(1, 2)):
+        assert evaluate.predicted_at_init(other, data, MEASURE) is None
+
+
+def test_each_half_gets_the_temperature_of_the_other():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 200)
+    logits = (4 * rng.normal(size=(200, 3)) + 6 * np.eye(3)[labels]).astype(np.float32)
+    told = evaluate.calibrated(logits, labels, 0.7)
+    even, odd = (stats.fit_temperature(logits[i::2], labels[i::2]) for i in (0, 1))
+    assert even > 1.1  # it was over-confident
+    assert odd > 1.1
+    np.testing.assert_allclose(told["temperature"], np.sqrt(even * odd), rtol=1e-6)
+    np.testing.assert_allclose(told["sensitivity_after_calibrated"], 0.7 / (even * odd), rtol=1e-6)
+    scaled = np.where(np.arange(200)[:, None] % 2 == 0, logits / odd, logits / even)
+    log_probabilities = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+    loss = -log_probabilities[np.arange(200), labels].mean()
+    np.testing.assert_allclose(told["test_loss_calibrated"], loss, rtol=1e-5)
+
+
+def test_no_temperature_is_no_number():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    perfect = 5 * np.eye(3, dtype=np.float32)[labels]
+    assert set(evaluate.calibrated(perfect, labels, 1.0).values()) == {None}
+    assert set(evaluate.calibrated(-perfect, labels, 1.0).values()) == {None}
+
+
+def test_seconds_are_a_median_without_the_first_chunk_and_the_short_one():
+    slept = []
+
+    def program(_, __, xs):
+        time.sleep(0.2 if not slept else 0.01)
+        slept.append(len(xs))
+        return xs
+
+    xs = [np.zeros(length) for length in (10, 10, 10, 3)]
+    results, seconds = evaluate.timed(program, [(None, None, x) for x in xs])
+    assert [len(result) for result in results] == [10, 10, 10, 3]
+    assert 1.0 <= seconds < 5.0  # 0.01 s for 10 examples
+    assert evaluate.timed(program, [(None, None, xs[0])])[1] is None
+
+
+def test_stages_come_from_one_training(finished, tmp_path):
+    """A measurement on the way is that of a network trained so far, and changes nothing at the end."""
+    _, table = finished
+    measure = dataclasses.replace(MEASURE, snapshots=(0, 2))
+    cell = dataclasses.replace(GRID[0], measure=measure)
+    config = SweepConfig("test", tmp_path, num_devices=1)
+    staged = run_sweep((cell,), config)
+    assert staged.where(seed=0).column("snapshot").tolist()[:2] == [0, 2]
+    assert [row["snapshot"] for row in staged.where(seed=0).rows()] == [0, 2, None]
+    end = without_times(staged.where(snapshot=None))
+    assert end == without_times(table.where(cell=cell.name))
+    shorter = dataclasses.replace(GRID[0], train=TrainConfig(max_epochs=2))
+    stopped = run_sweep((shorter,), SweepConfig("test", tmp_path / "shorter", num_devices=1))
+    for ours, theirs in zip(staged.where(snapshot=2).rows(), stopped.rows(), strict=True):
+        for name in ("epochs", "train_loss", "test_loss", "sensitivity_after", "variance"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5)
+    untrained = staged.where(snapshot=0)
+    np.testing.assert_array_equal(
+        untrained.column("sensitivity_after"), untrained.column("sensitivity_before")
+    )
+
+
+def test_a_cell_with_fewer_stages_is_read_and_with_more_run_with_all(tmp_path, monkeypatch):
+    def at(*snapshots):
+        return dataclasses.replace(GRID[0], measure=dataclasses.replace(MEASURE, snapshots=snapshots))
+
+    config = SweepConfig("test", tmp_path, num_devices=1)
+    run_sweep((at(1),), config)
+    run_sweep((at(2),), config)
+    monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail
+    for snapshots in ((), (1,), (2,), (1, 2)):
+        table = run_sweep((at(*snapshots),), config)
+        assert {row["snapshot"] for row in table.rows()} == {None, *snapshots}
+
+
+def test_a_network_is_trained_once_for_all_that_needs_it(tmp_path, monkeypatch):
+    """Another measurement in the same sweep, another experiment on the same store, kept networks."""
+    trained = []
+    train = run_module.train_ensemble
+    monkeypatch.setattr(run_module, "train_ensemble", lambda *a, **k: trained.append(1) or train(*a, **k))
+    loud = dataclasses.replace(GRID[0], name="loud", measure=dataclasses.replace(MEASURE, noise_std=0.2))
+    store = tmp_path / "store"
+    both = run_sweep((GRID[0], loud), SweepConfig("one", tmp_path / "one", store=store, num_devices=1))
+    assert len(trained) == 1
+    assert not list(store.glob("networks/*"))
+    calm, wild = (both.where(cell=cell.name) for cell in (GRID[0], loud))
+    np.testing.assert_array_equal(calm.column("test_loss"), wild.column("test_loss"))
+    assert np.all(wild.column("sensitivity_after") > 2 * calm.column("sensitivity_after"))
+
+    renamed = dataclasses.replace(GRID[0], name="renamed")
+    again = run_sweep((renamed,), SweepConfig("two", tmp_path / "two", store=store, num_devices=1))
+    assert len(trained) == 1
+    assert set(again.column("experiment")) == {"two"}
+    assert again.cells() == ("renamed",)
+
+    keeping = SweepConfig("three", tmp_path / "three", keep_networks=True, num_devices=1)
+    run_sweep((GRID[0],), keeping)
+    assert len(trained) == 2
+    later = run_sweep((loud,), dataclasses.replace(keeping, out=tmp_path / "four", store=keeping.cells))
+    assert len(trained) == 2
+    assert without_times(later) == [row | {"experiment": "three"} for row in without_times(wild)]
+    (network,) = keeping.cells.glob("networks/*.npz")
+    network.write_bytes(network.read_bytes()[:-200])  # damaged: trained again
+    quiet = dataclasses.replace(loud, measure=dataclasses.replace(MEASURE, noise_std=0.3))
+    run_sweep((quiet,), dataclasses.replace(keeping, out=tmp_path / "five", store=keeping.cells))
+    assert len(trained) == 3
+
+
+def test_presets_name_their_cells():
+    part = dataclasses.replace(QUICK, models=(fully_connected(2, 8), cnn(1, 2, max_pool=True)), suffix="-x")
+    assert [cell.name for cell in part.cells()] == ["fc-2x8-sn-x", "cnn-1x2-sn-mp-x"]
+    assert {cell.seeds for cell in part.cells()} == {QUICK.seeds}
+    assert PAPER.train == TrainConfig()  # Appendix A
+
+
 def test_shards_make_up_the_whole(finished, tmp_path):
     _, table = finished
-    first = SweepConfig("test", tmp_path, seeds=3, num_devices=1, shard=Shard.parse("0/2"))
+    first = SweepConfig("test", tmp_path, num_devices=1, shard=Shard.parse("0/2"))
     part = run_sweep(GRID, first)
     assert part.cells() == (GRID[0].name,)
     assert read_manifest(tmp_path)["missing_cells"] == [GRID[1].name]
@@ -157,10 +311,11 @@ def test_shards_make_up_the_whole(finished, tmp_path):
 
 
 def test_one_member_has_no_variance(tmp_path):
-    config = SweepConfig("test", tmp_path, seeds=1, num_devices=1)
-    (row,) = run_sweep(GRID[:1], config).rows()
+    config = SweepConfig("test", tmp_path, num_devices=1)
+    (row,) = run_sweep([dataclasses.replace(GRID[0], seeds=1)], config).rows()
     assert row["variance"] is None
     assert row["bias"] is None
+    assert row["logit_variance"] is None
     assert row["mse_loss"] > 0
 
 
@@ -171,7 +326,7 @@ def test_diverged_members_are_reported_and_left_out(tmp_path):
         train=TrainConfig("sgd", learning_rate=1e30, max_epochs=5),
     )
     with pytest.warns(run_module.Diverged, match=r"seeds \[0, 1, 2\] of 3 diverged"):
-        table = run_sweep((wild,), SweepConfig("test", tmp_path, seeds=3, num_devices=1))
+        table = run_sweep((wild,), SweepConfig("test", tmp_path, num_devices=1))
     assert table.column("diverged").all()
     assert "test_loss" not in table.columns or np.isnan(table.column("test_loss")).all()
 
@@ -185,10 +340,10 @@ def test_a_member_that_overflows_loses_its_number_and_stops_no_other(tmp_path, m
     assert evaluate.sensitivity(noise.at[0, 0, 0].set(jnp.inf)) == (None, None)
     # The loss of the first epoch is that before the step that blows up.
     wild = dataclasses.replace(
-        GRID[0], train=TrainConfig("sgd", learning_rate=1e38, batch_size=None, max_epochs=1)
+        GRID[0], train=TrainConfig("sgd", learning_rate=1e38, batch_size=None, max_epochs=1), seeds=2
     )
     with pytest.warns(run_module.Diverged, match="diverged"):
-        table = run_sweep((wild,), SweepConfig("test", tmp_path, seeds=2, num_devices=1))
+        table = run_sweep((wild,), SweepConfig("test", tmp_path, num_devices=1))
     assert table.column("diverged").all()
 
 
@@ -199,13 +354,13 @@ def test_regression_has_no_softmax(tmp_path):
         DataConfig("diabetes", None),
         TrainConfig(max_epochs=2, loss="mse"),
     )
-    table = run_sweep((cell,), SweepConfig("test", tmp_path, seeds=2, num_devices=1))
+    table = run_sweep((cell,), SweepConfig("test", tmp_path, num_devices=1))
     assert "jacobian_norm_after_softmax" not in table.columns
     loss = table.column("test_loss").mean()
     np.testing.assert_allclose(table.column("mse_loss"), loss, rtol=1e-4)
     classes = dataclasses.replace(cell, train=TrainConfig(max_epochs=2))
     with pytest.raises(InputError, match="mse for regression"):
-        run_sweep((classes,), SweepConfig("test", tmp_path, seeds=2))
+        run_sweep((classes,), SweepConfig("test", tmp_path))
 
 
 def test_unusable_requests_are_refused(tmp_path, plain):
@@ -215,7 +370,9 @@ def test_unusable_requests_are_refused(tmp_path, plain):
         with pytest.raises(InputError, match="i/N"):
             Shard.parse(text)
     with pytest.raises(InputError, match="seeds=0"):
-        SweepConfig("test", tmp_path, seeds=0)
+        dataclasses.replace(GRID[0], seeds=0)
+    with pytest.raises(InputError, match="inputs='scaled'"):
+        DataConfig(inputs="scaled")
     with pytest.raises(InputError, match="one name per cell"):
         run_sweep((GRID[0], GRID[0]), SweepConfig("test", tmp_path))
     quiet = dataclasses.replace(GRID[0], measure=MeasureConfig(noise_std=1e-9))
@@ -227,6 +384,11 @@ def test_unusable_requests_are_refused(tmp_path, plain):
     blocked.touch()
     with pytest.raises(InputError, match="cannot be written"):
         run_sweep(GRID, SweepConfig("test", blocked))
+    with pytest.raises(InputError, match="--out or --store"):
+        run_sweep(GRID, SweepConfig("test", tmp_path, store=blocked))
+    late = dataclasses.replace(GRID[0], measure=dataclasses.replace(MEASURE, snapshots=(9,)))
+    with pytest.raises(InputError, match="snapshots=\\(9,\\) for 3 epochs"):
+        run_sweep((late,), SweepConfig("test", tmp_path))
 
 
 def fig1(*words, **options):
@@ -259,7 +421,8 @@ def test_bad_command_lines_end_in_one_line_and_exit_code_2(words, message, tmp_p
     import fig1 as experiment
 
     out = tmp_path / "out"
-    code = cli.main(experiment.EXPERIMENT, [*(["--out", str(out)] if "--out" not in words else []), *words])
+    where = ["--store", str(tmp_path / "cells")] + (["--out", str(out)] if "--out" not in words else [])
+    code = cli.main(experiment.EXPERIMENT, [*where, *words])
     printed = capsys.readouterr()
     assert code == 2
     assert message in printed.err
@@ -281,7 +444,7 @@ def test_a_killed_run_resumes_to_the_same_table(tmp_path):
     """kill -9 in the middle of the quick preset (two of its cells), then the same command again."""
     words = ["--seeds", "2", "--cells", "alexnet*"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = fig1(*words, "--out", str(killed))
+    process = fig1(*words, "--out", str(killed), "--store", str(killed / "cells"))
     deadline = time.monotonic() + 240
     while not list(killed.glob("cells/*.parquet")):
         assert time.monotonic() < deadline, "no cell finished"
@@ -292,11 +455,11 @@ def test_a_killed_run_resumes_to_the_same_table(tmp_path):
     assert len(list(killed.glob("cells/*.parquet"))) == 1
     assert not (killed / "table.csv").exists()
 
-    again = fig1(*words, "--out", str(killed))
+    again = fig1(*words, "--out", str(killed), "--store", str(killed / "cells"))
     said = again.communicate()
     assert again.returncode == 0, said
     assert "already there" in said[1]
-    uninterrupted = fig1(*words, "--out", str(whole))
+    uninterrupted = fig1(*words, "--out", str(whole), "--store", str(whole / "cells"))
     said = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, said
     assert without_times(read_table(killed)) == without_times(read_table(whole))

@@ -112,7 +112,12 @@ def cnn(
         name=f"cnn-{convolutions}x{channels}",
         family=f"cnn-{convolutions}",
         scale=channels,
-        layers=(*stage * convolutions, Flatten(), Dense(20 * channels, batch_norm=batch_norm), *_dropout(dropout)),
+        layers=(
+            *stage * convolutions,
+            Flatten(),
+            Dense(20 * channels, batch_norm=batch_norm),
+            *_dropout(dropout),
+        ),
         hidden_layers=convolutions + 1,
         regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, max_pool=max_pool),
         init=init,

@@ -78,7 +78,7 @@ def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
         return None
     leaves, structure = jax.tree.flatten(shapes._replace(**_ONLY_TRAINING))
     try:
-        with np.load(file) as saved:
+        with file.open("rb") as stream, np.load(stream) as saved:
             arrays = [saved[f"leaf{index:05d}"] for index in range(len(leaves))]
             seconds = float(saved["seconds"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -84,9 +84,8 @@ def train_ensemble(
         raise refuse(
             f"keys of shape {keys.shape}", "one key per member, shape (members,)", "pass one at least"
         )
-    if any(not 0 <= stage <= training.config.max_epochs for stage in snapshots) or (
-        snapshots and not observe
-    ):
+    limit = training.config.max_epochs
+    if any(not 0 <= stage <= limit for stage in snapshots) or (snapshots and observe is None):
         raise refuse(
             f"snapshots={tuple(snapshots)} for {limit} epochs",
             "epochs from 0 to the limit, and a function observe(epoch, members)",
