@@ -13,7 +13,7 @@ training.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 500, 1000 and 2000 training images | 15, at most 400 or 30 epochs | 3 | COST11 |
+| cpu | CIFAR-10, 500, 1000 and 2000 training images | 12, at most 150 or 30 epochs | 3 | COST11 |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import ModelConfig, cnn, resnet
 from jaxsens.plotting import Panel, equation_9_line, relabel, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK, Preset
+from jaxsens.sweep import CPU_CONVOLUTIONAL, PAPER, QUICK, Preset
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
 
@@ -48,11 +48,10 @@ def with_stages(preset: Preset, size: str, models: tuple[ModelConfig, ...]) -> P
     )
 
 
-CPU_CNNS = (cnn(1, 5), cnn(1, 10), cnn(2, 5))
+CPU_CNNS = (cnn(1, 5), cnn(1, 10))
 CPU_RESNETS = (resnet(18, 1 / 16, init="HN"), resnet(34, 1 / 16, init="HN"))
 PAPER_CNNS = tuple(cnn(convolutions, channels) for convolutions in (1, 2) for channels in range(5, 26, 5))
 PAPER_RESNETS = tuple(resnet(depth, s, init="HN") for depth in (18, 34) for s in (0.25, 0.5, 1.0, 1.5, 2.0))
-SMALL_CPU = dataclasses.replace(CPU, seeds=3)
 
 PRESETS = {
     "quick": (
@@ -65,10 +64,14 @@ PRESETS = {
         ),
     ),
     "cpu": (
-        with_stages(SMALL_CPU, "cpu", CPU_CNNS),
-        *with_samples(SMALL_CPU, CPU_CNNS, 500, 2000),
+        with_stages(CPU_CONVOLUTIONAL, "cpu", CPU_CNNS),
+        *with_samples(CPU_CONVOLUTIONAL, CPU_CNNS, 500, 2000),
         *with_samples(
-            dataclasses.replace(SMALL_CPU, train=TrainConfig(max_epochs=30)), CPU_RESNETS, 500, 1000, 2000
+            dataclasses.replace(CPU_CONVOLUTIONAL, train=TrainConfig(max_epochs=30)),
+            CPU_RESNETS,
+            500,
+            1000,
+            2000,
         ),
     ),
     "paper": (

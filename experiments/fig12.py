@@ -13,7 +13,7 @@ in panel (c). The networks are those of Figure 2.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 16, at most 400 epochs | FC 5, CNN 3 | COST12, none after Figure 2 |
+| cpu | CIFAR-10, 1000 training images | 16, at most 400 or 150 epochs | FC 5, CNN 3 | COST12, none after Figure 2 |
 | paper | CIFAR-10, 1000 training images | 99 | 10 | not run yet |
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import cnn, fully_connected
 from jaxsens.plotting import Panel, equation_9_line, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table
 
 PRESETS = {
@@ -43,8 +43,7 @@ PRESETS = {
             models=tuple(fully_connected(layers, width) for layers in (2, 3, 4) for width in (100, 200, 300)),
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             models=(
                 *(cnn(1, channels) for channels in (5, 10, 15)),
                 *(cnn(convolutions, channels) for convolutions in (2, 3) for channels in (5, 10)),

@@ -21,7 +21,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import cnn, fully_connected
 from jaxsens.plotting import Line, Panel, equation_9_line, relabel, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table, concatenate
 from jaxsens.train import TrainConfig
 
@@ -58,8 +58,7 @@ PRESETS = {
             ),
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             models=(
                 *(cnn(1, channels) for channels in (5, 10, 15)),
                 *(cnn(convolutions, channels) for convolutions in (2, 3) for channels in (5, 10)),

@@ -11,7 +11,7 @@ L, and all follow one relation. The right panel enlarges the lower left of the l
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 14, at most 400 epochs | FC 5, CNN 3 | COST3 |
+| cpu | CIFAR-10, 1000 training images | 14, at most 400 or 150 epochs | FC 5, CNN 3 | COST3 |
 | paper | CIFAR-10, 1000 training images | 104 | 10 | not run yet |
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import cnn, fully_connected
 from jaxsens.plotting import Panel, equation_9_line, figure_one_points, save_panels, zoom_limits
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table
 
 INITS = ("SN", "XU", "HU", "HN")
@@ -41,8 +41,7 @@ PRESETS = {
             CPU, models=tuple(fully_connected(4, width, init=init) for init in INITS for width in (100, 200))
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             models=(
                 *(cnn(2, 5, init=init) for init in INITS),
                 *(cnn(2, 10, init=init) for init in ("SN", "XU")),

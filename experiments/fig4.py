@@ -12,7 +12,7 @@ networks against equation 10's.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 24, at most 400 epochs | FC 5, CNN and others 3 | COST4 |
+| cpu | CIFAR-10, 1000 training images | 24, at most 400 or 150 epochs | FC 5, CNN and others 3 | COST4 |
 | paper | CIFAR-10, 1000 training images | 119 | 10 | not run yet |
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import alexnet, cnn, fully_connected, vgg
 from jaxsens.plotting import Line, Panel, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
 
@@ -46,8 +46,7 @@ PRESETS = {
             ),
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             models=(
                 *(cnn(1, channels) for channels in (5, 10, 15)),
                 *(cnn(convolutions, channels) for convolutions in (2, 3) for channels in (5, 10)),

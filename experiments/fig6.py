@@ -11,7 +11,7 @@ every network to lower S and lower L.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 9 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 24, at most 400 epochs | FC 5, CNN 3 | COST6 |
+| cpu | CIFAR-10, 1000 training images | 24, at most 400 or 150 epochs | FC 5, CNN 3 | COST6 |
 | paper | CIFAR-10, 1000 training images | 285 | 10 | not run yet |
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import cnn, fully_connected
 from jaxsens.plotting import Panel, equation_9_line, relabel, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table
 
 REGULARIZATION = ({}, {"dropout": 0.5}, {"batch_norm": True})
@@ -56,8 +56,7 @@ PRESETS = {
             ),
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             models=(
                 *(
                     cnn(convolutions, 5, **regularization)

@@ -13,7 +13,7 @@ second moment of the images in use.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 2 small ones, five times | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 4, five times, at most 400 epochs | FC 5, CNN 3 | COST7 |
+| cpu | CIFAR-10, 1000 training images | 4, five times, at most 400 or 150 epochs | FC 5, CNN 3 | COST7 |
 | paper | CIFAR-10, 1000 training images | 62, five times | 10 | not run yet |
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import ModelConfig, cnn, fully_connected
 from jaxsens.plotting import Panel, equation_7_line, equation_14_line, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK, Preset
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK, Preset
 from jaxsens.table import Table
 
 # Inputs, and the standard deviation of the noise.
@@ -53,7 +53,7 @@ PRESETS = {
     "quick": at_all_scales(QUICK, (fully_connected(2, 16), fully_connected(2, 32))),
     "cpu": (
         *at_all_scales(CPU, (*(fully_connected(2, width) for width in (100, 200)), fully_connected(3, 100))),
-        *at_all_scales(dataclasses.replace(CPU, seeds=3), tuple(cnn(1, channels) for channels in (5,))),
+        *at_all_scales(CPU_CONVOLUTIONAL, tuple(cnn(1, channels) for channels in (5,))),
     ),
     "paper": at_all_scales(
         PAPER,

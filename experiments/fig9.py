@@ -15,7 +15,7 @@ makes its folder, after which the cpu preset runs as it stands.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 8 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-100, 1000 training images | 27, at most 400 or 60 epochs | FC 5, others 3 | not run yet |
+| cpu | CIFAR-100, 1000 training images | 27, at most 400, 150 or 60 epochs | FC 5, others 3 | not run yet |
 | paper | CIFAR-100, 1000 training images | 196 | 10 | not run yet |
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from jaxsens import cli
 from jaxsens.models import alexnet, cnn, fully_connected, resnet, vgg
 from jaxsens.plotting import Panel, equation_9_line, save_panels
-from jaxsens.sweep import CPU, PAPER, QUICK
+from jaxsens.sweep import CPU, CPU_CONVOLUTIONAL, PAPER, QUICK
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
 
@@ -59,8 +59,7 @@ PRESETS = {
             ),
         ),
         dataclasses.replace(
-            CPU,
-            seeds=3,
+            CPU_CONVOLUTIONAL,
             dataset="cifar100",
             models=(
                 *(cnn(convolutions, 5) for convolutions in (1, 2, 3)),

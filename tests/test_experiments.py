@@ -57,7 +57,7 @@ def test_quick_presets_write_table_and_picture(name, store, tmp_path, capsys):
 
 
 def test_networks_of_two_figures_are_trained_once(store, tmp_path, monkeypatch, capsys):
-    """Figure 12's networks are among Figure 2's, 10's are 5's: on the store of the tests above none is run."""
+    """Figure 12's networks are among Figure 2's, 10's are 5's: on the store of the tests above, none runs."""
     monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail
     for name in ("fig12", "fig10"):
         assert cli.main(experiment(name), ["--store", str(store), "--out", str(tmp_path / name)]) == 0

@@ -60,7 +60,7 @@ def panel_row(panel: Panel) -> dict[str, Value]:
 
 
 def correlation_rows(table: Table, *, x: str, y: str) -> dict[str, Value]:
-    """The correlations of the cells' points in two columns, with their 95 % bootstrap intervals over cells."""
+    """The correlations of the cells' points in two columns, with 95 % bootstrap intervals over the cells."""
     points = figure_one_points(table, x=x, y=y)
     return correlations(points.x, points.y)
 
@@ -103,7 +103,7 @@ def equation_14_line(table: Table) -> tuple[Line, ...]:
 def lines_of(table: Table, label: str, equation) -> tuple[Line, ...]:
     """The line of one equation.
 
-    sigma_x^2 is that of the test inputs, of which subsets or resized copies may differ by 10 %: then the mean.
+    sigma_x^2 is that of the test inputs, of which subsets or resized copies may differ by 10 %: their mean.
 
     Raises:
         TableError: rows of several K or noises, or of inputs that differ by more.

@@ -2,6 +2,7 @@
 
 from jaxsens.sweep.cells import (
     CPU,
+    CPU_CONVOLUTIONAL,
     INPUT_SCALES,
     PAPER,
     QUICK,
@@ -16,6 +17,7 @@ from jaxsens.sweep.run import Diverged, SweepConfig, Watcher, run_cell, run_swee
 
 __all__ = [
     "CPU",
+    "CPU_CONVOLUTIONAL",
     "INPUT_SCALES",
     "PAPER",
     "QUICK",

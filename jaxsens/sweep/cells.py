@@ -11,6 +11,7 @@ from jaxsens.train import TrainConfig
 
 __all__ = [
     "CPU",
+    "CPU_CONVOLUTIONAL",
     "INPUT_SCALES",
     "PAPER",
     "QUICK",
@@ -134,6 +135,9 @@ QUICK = Preset(
 
 CPU = Preset(seeds=5, train=TrainConfig(max_epochs=400), measure=MeasureConfig(derivative_examples=500))
 """Real images on two cores: A's settings with fewer epochs and seeds, and derivatives at 500 test images."""
+
+CPU_CONVOLUTIONAL = dataclasses.replace(CPU, seeds=3, train=TrainConfig(max_epochs=150))
+"""The same for convolutional networks, whose epochs take several times as long."""
 
 PAPER = Preset(seeds=10)
 """A's settings (Appendix A): 1000 training images, all test images, at most 2000 epochs, 10 runs."""
