@@ -93,6 +93,18 @@ def test_boston_by_path():
     assert np.abs(table - row).max(axis=1).min() < 1e-4
 
 
+def test_boston_by_name_is_a_file_in_the_data_folder(tmp_path, monkeypatch):
+    header = "CRIM,ZN,INDUS,CHAS,NOX,RM,AGE,DIS,RAD,TAX,PTRATIO,B,LSTAT,MEDV"
+    text = "\n".join([header, *(",".join(str(100 * i + j) for j in range(14)) for i in range(10))])
+    with pytest.raises(InputError, match=r"no boston.csv or boston_house_prices.csv in .*; put one there"):
+        load("boston", data_dir=tmp_path)
+    (tmp_path / "boston_house_prices.csv").write_text(text)
+    data = load("boston", data_dir=tmp_path)
+    assert data.fingerprint() == load(tmp_path / "boston_house_prices.csv").fingerprint()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert load("boston").fingerprint() == data.fingerprint()
+
+
 def test_csv_columns_are_found_by_name(tmp_path):
     header = "MEDV,CRIM,ZN,INDUS,CHAS,NOX,RM,AGE,DIS,RAD,TAX,PTRATIO,B,LSTAT"
     path = tmp_path / "house.csv"

@@ -168,6 +168,9 @@ def test_normalize_uses_training_statistics_for_both(axes, reduced):
     exact = x.astype(np.float64)
     mean, std = exact.mean(axis=reduced, keepdims=True), exact.std(axis=reduced, keepdims=True)
     np.testing.assert_allclose(result.x_test, (2 * exact[:40] + 1 - mean) / std, rtol=1e-4, atol=1e-4)
+    kept = normalize(data, axes=axes, keep_mean=True)
+    np.testing.assert_allclose(kept.x_train.std(axis=reduced, dtype=np.float64), 1, rtol=2e-6)
+    np.testing.assert_allclose(kept.x_test, result.x_test + mean, rtol=1e-4, atol=1e-4)
 
 
 def test_a_constant_feature_is_shifted_only():

@@ -262,3 +262,25 @@ def test_bad_networks_are_refused(plain):
     network = build(fully_connected(1, 3), input_shape=(2,), num_outputs=1)
     with pytest.raises(InputError, match=r"jax.random.key\(seed\)"):
         network.init(0)
+
+
+def test_names_tell_networks_apart():
+    named = {
+        fully_connected(3, 200): ("fc-3x200-sn", "FC-3 SN"),
+        fully_connected(3, 200, dropout=0.5): ("fc-3x200-sn-do", "FC-3 SN dropout"),
+        fully_connected(3, 200, batch_norm=True, init="XU"): ("fc-3x200-xu-bn", "FC-3 BN"),
+        cnn(2, 5, batch_norm=True, max_pool=True): ("cnn-2x5-sn-bn+mp", "CNN-2 SN BN + max-pool"),
+        vgg(13, 0.5): ("vgg13-s0.5-xu", "VGG13"),
+        vgg(13, 0.5, init="SN"): ("vgg13-s0.5-sn", "VGG13 SN"),
+        vgg(13, 0.5, batch_norm=False, max_pool=False): ("vgg13-s0.5-xu-none", "VGG13 plain"),
+        alexnet(16): ("alexnet-h16-xu", "AlexNet"),
+        alexnet(16, hidden=128, dropout=0): ("alexnet-h16-d128-xu-mp", "AlexNet max-pool"),
+        resnet(18, 0.25, init="HN"): ("resnet18-s0.25-hn", "ResNet18 HN"),
+    }
+    for config, (name, label) in named.items():
+        assert (config.full_name, config.label) == (name, label)
+
+
+def test_dropout_of_a_cnn_follows_every_hidden_layer():
+    layers = [type(layer).__name__ for layer in cnn(1, 4, dropout=0.5).layers]
+    assert layers == ["Conv", "Dropout", "Flatten", "Dense", "Dropout"]

@@ -10,7 +10,7 @@ import pytest
 
 from jaxsens.checks import InputError
 from jaxsens.models import build, cnn, fully_connected
-from jaxsens.train import TrainConfig, make_train, train_ensemble
+from jaxsens.train import TrainConfig, load_trained, make_train, save_trained, train_ensemble
 from jaxsens.train import ensemble as ensemble_module
 from jaxsens.train.member import epoch_batches
 
@@ -215,6 +215,56 @@ def test_a_killed_run_goes_on_exactly(data, network, monkeypatch, tmp_path):
         train_ensemble(training, keys[::-1], xs, ys, num_devices=1, checkpoint=folder)
     with pytest.raises(InputError, match="delete that folder"):
         train_ensemble(training, keys[:2], xs, ys, num_devices=1, checkpoint=folder)
+
+
+def test_observers_see_members_as_they_are_then(data, network, monkeypatch):
+    """At epochs that no call would otherwise end at, without the padding, and once all are done."""
+    xs, ys = data
+    keys = jax.random.split(jax.random.key(0), 3)
+    whole = training_of(network, max_epochs=6)
+    seen = {}
+    ends = train_ensemble(
+        whole, keys, xs, ys, num_devices=2, snapshots=(4, 0, 1, 4), observe=lambda *both: seen.update([both])
+    )
+    assert list(seen) == [0, 1, 4]
+    close(ends, train_ensemble(whole, keys, xs, ys, num_devices=1))
+    for epoch, members in seen.items():
+        assert np.asarray(members.epoch).tolist() == [epoch] * 3
+        if epoch:
+            shorter = training_of(network, max_epochs=epoch)
+            close(members.params, train_ensemble(shorter, keys, xs, ys, num_devices=1).params)
+    # All are done after the second epoch, and stay as they are.
+    early = training_of(network, max_epochs=6, stop_loss=1e9, stop_count=2)
+    late = []
+    ends = train_ensemble(
+        early, keys, xs, ys, num_devices=1, snapshots=(1, 5), observe=lambda *both: late.append(both)
+    )
+    assert [epoch for epoch, _ in late] == [1, 5]
+    close(late[1][1], ends, rtol=0, atol=0)
+    assert np.asarray(late[0][1].epoch).tolist() == [1, 1, 1]
+
+
+def test_trained_members_are_kept_without_what_only_training_needs(data, network, tmp_path):
+    xs, ys = data
+    training = training_of(network, max_epochs=2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    members = train_ensemble(training, keys, xs, ys, num_devices=1)
+    file = tmp_path / "deeper" / "members.npz"
+    shapes = jax.eval_shape(training.start, keys[0])
+    assert load_trained(file, shapes) is None
+    save_trained(file, members, seconds=12.5)
+    kept, seconds = load_trained(file, shapes)
+    assert seconds == 12.5
+    close((kept.params, kept.state), (members.params, members.state), rtol=0, atol=0)
+    for name in ("epoch", "loss", "below", "done"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(members, name))
+    assert kept.optimizer == ()
+    assert list(file.parent.iterdir()) == [file]
+    other = build(fully_connected(1, 9, init="HN"), input_shape=(6, 6, 1), num_outputs=3)
+    assert load_trained(file, jax.eval_shape(training_of(other).start, keys[0])) is None
+    for damage in (file.read_bytes()[:-100], b"", b"PK nonsense"):
+        file.write_bytes(damage)
+        assert load_trained(file, shapes) is None
 
 
 def test_diverged_members_are_known_and_others_unharmed(data):

@@ -50,11 +50,11 @@ def panel_row(panel: Panel) -> dict[str, Value]:
     row: dict[str, Value] = {"panel": panel.title, "x": panel.x, "y": panel.y}
     row |= correlations(points.x, points.y)
     for line in panel.lines:
-        ratios = points.y / line.function(points.x) if len(points.x) else np.array([np.nan])
+        ratios = points.y / line.function(points.x)
         row |= {
-            f"y / {line.label}": float(np.exp(np.mean(np.log(ratios)))),
-            f"y / {line.label}, least": float(ratios.min()),
-            f"y / {line.label}, greatest": float(ratios.max()),
+            f"y / {line.label}": float(np.exp(np.mean(np.log(ratios)))) if len(ratios) else None,
+            f"y / {line.label}, least": float(ratios.min()) if len(ratios) else None,
+            f"y / {line.label}, greatest": float(ratios.max()) if len(ratios) else None,
         }
     return row
 
