@@ -13,7 +13,7 @@ training.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 500, 1000 and 2000 training images | 12, at most 150 or 30 epochs | 3 | COST11 |
+| cpu | CIFAR-10, 250 to 2000 training images | 13, at most 150 or 20 epochs | 3 | COST11 |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """
 
@@ -65,9 +65,10 @@ PRESETS = {
     ),
     "cpu": (
         with_stages(CPU_CONVOLUTIONAL, "cpu", CPU_CNNS),
-        *with_samples(CPU_CONVOLUTIONAL, CPU_CNNS, 500, 2000),
+        *with_samples(CPU_CONVOLUTIONAL, CPU_CNNS, 250, 500),
+        *with_samples(CPU_CONVOLUTIONAL, (cnn(1, 5),), 2000),
         *with_samples(
-            dataclasses.replace(CPU_CONVOLUTIONAL, train=TrainConfig(max_epochs=30)),
+            dataclasses.replace(CPU_CONVOLUTIONAL, train=TrainConfig(max_epochs=20)),
             CPU_RESNETS,
             500,
             1000,

@@ -12,7 +12,7 @@ networks against equation 10's.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 24, at most 400 or 150 epochs | FC 5, CNN and others 3 | COST4 |
+| cpu | CIFAR-10, 1000 training images | 23, at most 400, 150 or 60 epochs | FC 5, CNN and others 3 | COST4 |
 | paper | CIFAR-10, 1000 training images | 119 | 10 | not run yet |
 """
 
@@ -57,11 +57,10 @@ PRESETS = {
         dataclasses.replace(
             CPU,
             seeds=3,
-            train=TrainConfig(max_epochs=100),
+            train=TrainConfig(max_epochs=60),
             models=(
                 *(alexnet(h, hidden=128, dropout=0, max_pool=False, init="SN") for h in (2, 4)),
-                *(vgg(11, s, batch_norm=False, max_pool=False, init="SN") for s in (1 / 64, 1 / 32)),
-                vgg(13, 1 / 64, batch_norm=False, max_pool=False, init="SN"),
+                *(vgg(depth, 1 / 64, batch_norm=False, max_pool=False, init="SN") for depth in (11, 13)),
             ),
         ),
     ),

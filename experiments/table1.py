@@ -14,7 +14,7 @@ all of CIFAR-10.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 enlarged to 32 x 32 | 3 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 6, at most 40 epochs | 3 | COSTT1 |
+| cpu | CIFAR-10, 1000 training images | 6, at most 30 epochs | 3 | COSTT1 |
 | paper | CIFAR-10, all training images | 20 | 10 | not run yet |
 """
 
@@ -51,7 +51,7 @@ PRESETS = {
         dataclasses.replace(
             CPU,
             seeds=3,
-            train=TrainConfig(max_epochs=40),
+            train=TrainConfig(max_epochs=30),
             models=(
                 *(vgg(depth, s) for depth in (13, 16) for s in (1 / 16, 1 / 8)),
                 *(resnet(depth, 1 / 16) for depth in (18, 34)),
