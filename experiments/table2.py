@@ -66,7 +66,7 @@ PRESETS = {
             dataset="mnist",
             num_train=6000,
             train=TrainConfig(max_epochs=20),
-            models=tuple(cnn(2, channels) for channels in (3, 5)),
+            models=tuple(cnn(2, channels) for channels in (5, 8)),
         ),
     ),
     "paper": (
