@@ -2,9 +2,10 @@
 
 Reproduces: Forouzesh, Salehi and Thiran, Figure 11 a-d on CIFAR-10: (a) small CNNs from SN and ResNets from
 HN, 1000 training images; (b) the ResNets with more images; (c) the CNNs with other numbers of images; (d) the
-CNNs at stages of training, of which L is the test loss there. Claims: with more images and later in training
-the points come closer to equation 9, because the bias falls. The stages are measured on the way of one
-training.
+CNNs at stages of training, of which L is the test loss there. Claims: with more images
+and later in training the points come closer to equation 9, because the bias falls. The stages are measured on
+the way of one training. Whatever the number of images, a network gets as many steps, so that what differs is
+the images.
 
     python experiments/fig11.py                                                  # quick: embedded digits
     python experiments/fig11.py --preset cpu --data-dir DIR --out figures/fig11  # real CIFAR-10
@@ -13,7 +14,7 @@ training.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 250 to 2000 training images | 13, at most 150 or 20 epochs | 3 | COST11 |
+| cpu | CIFAR-10, 250 to 2000 training images | 12, at most 1200 or 160 steps | 3 | COST11 |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """
 
@@ -33,9 +34,16 @@ STAGES = {"quick": (1, 5), "cpu": (1, 3, 10, 30, 100), "paper": (1, 3, 10, 30, 1
 
 
 def with_samples(preset: Preset, models: tuple[ModelConfig, ...], *numbers: int) -> tuple[Preset, ...]:
-    """The same networks trained on several numbers of images."""
+    """The same networks trained on several numbers of images, each in as many steps."""
+    epochs, images = preset.train.max_epochs, preset.num_train
     return tuple(
-        dataclasses.replace(preset, models=models, num_train=number, suffix=f"-n{number}")
+        dataclasses.replace(
+            preset,
+            models=models,
+            num_train=number,
+            train=dataclasses.replace(preset.train, max_epochs=max(1, epochs * images // number)),
+            suffix=f"-n{number}",
+        )
         for number in numbers
     )
 
@@ -65,8 +73,7 @@ PRESETS = {
     ),
     "cpu": (
         with_stages(CPU_CONVOLUTIONAL, "cpu", CPU_CNNS),
-        *with_samples(CPU_CONVOLUTIONAL, CPU_CNNS, 250, 500),
-        *with_samples(CPU_CONVOLUTIONAL, (cnn(1, 5),), 2000),
+        *with_samples(CPU_CONVOLUTIONAL, CPU_CNNS, 250, 2000),
         *with_samples(
             dataclasses.replace(CPU_CONVOLUTIONAL, train=TrainConfig(max_epochs=20)),
             CPU_RESNETS,
@@ -86,31 +93,31 @@ PRESETS = {
 def draw(table: Table, out: Path) -> None:
     """Four panels with equation 9's line."""
     lines = equation_9_line(table)
-    names = relabel(table, model=lambda row: row["family"].split("-")[0][:3])
-    end = names.where(snapshot=None)
+    cnns = tuple({name for name in table.column("family") if name.startswith("CNN")})
+    resnets = tuple({name for name in table.column("family") if name.startswith("ResNet")})
+    end = table.where(snapshot=None)
+    base = tuple({row["num_train"] for row in table.rows() if row["snapshot"] is not None})
     samples = relabel(
         end, family=lambda row: f"{row['num_train']} images", scale=lambda row: row["num_params"]
     )
-    small = names.where(model="CNN")
-    base = max(set(small.where(snapshot=small_stages(small)).column("num_train")), default=1000)
     stages = relabel(
-        small.where(num_train=int(base)),
+        table.where(family=cnns, num_train=base),
         cell=lambda row: f"{row['cell']} {row['snapshot']}",
         family=lambda row: "the end" if row["snapshot"] is None else f"epoch {row['snapshot']}",
         scale=lambda row: row["num_params"],
     )
     panels = (
-        Panel(end.where(num_train=int(base)), f"(a) {int(base)} images", lines=lines),
-        Panel(samples.where(model="Res"), "(b) ResNets", lines=lines),
-        Panel(samples.where(model="CNN"), "(c) CNNs", lines=lines),
+        Panel(end.where(num_train=base), "(a) as many images as in the other figures", lines=lines),
+        Panel(samples.where(cell=cells_of(end, resnets)), "(b) ResNets", lines=lines),
+        Panel(samples.where(cell=cells_of(end, cnns)), "(c) CNNs", lines=lines),
         Panel(stages, "(d) CNNs on the way", lines=lines),
     )
     save_panels(panels, out, "fig11")
 
 
-def small_stages(table: Table) -> tuple[int, ...]:
-    """The stages that were measured."""
-    return tuple({row["snapshot"] for row in table.rows()} - {None})
+def cells_of(table: Table, families: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the cells of some families."""
+    return table.where(family=families).cells()
 
 
 EXPERIMENT = cli.Experiment("fig11", __doc__, PRESETS, draw)
