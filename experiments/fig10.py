@@ -20,12 +20,13 @@ from pathlib import Path
 
 from jaxsens import cli
 from jaxsens.models import fully_connected
-from jaxsens.plotting import Line, Panel, equation_14_line, relabel, save_panels
+from jaxsens.plotting import Panel, equation_14_line, relabel, save_panels
 from jaxsens.sweep import CPU, PAPER, QUICK
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
 
 LAYERS = range(3, 9)
+LABELS = {"bias_and_variance": "bias + variance", "variance": r"variance  $\varepsilon_{\mathrm{variance}}$"}
 
 PRESETS = {
     "quick": (
@@ -74,24 +75,28 @@ PRESETS = {
 
 
 def draw(table: Table, out: Path) -> None:
-    """Loss against variance, bias and their sum; variance against S with equation 14's line."""
-    both = relabel(
+    """Loss against variance, bias, their sum; variance against S with equation 14's line; SN left, XU right.
+
+    Bias, variance and loss are those of a cell's members together, so the loss is their sum exactly. The
+    variance beside equation 14 is unbiased.
+    """
+    table = relabel(
         table,
         bias_and_variance=lambda row: None if row["variance"] is None else row["bias"] + row["variance"],
     )
-    panels = (
-        Panel(table, "(a) loss and variance", x="variance", y="mse_loss"),
-        Panel(table, "(b) loss and bias", x="bias", y="mse_loss"),
+    parts = {init: table.where(init=init) for init in ("SN", "XU")}
+    panels = []
+    for letter, x in (("a", "variance"), ("b", "bias"), ("c", "bias_and_variance")):
+        panels += [
+            Panel(part, f"({letter}) {init}", x=x, y="mse_loss", x_label=LABELS.get(x))
+            for init, part in parts.items()
+        ]
+    panels += [
         Panel(
-            both,
-            "(c) loss and both",
-            x="bias_and_variance",
-            y="test_loss",
-            x_label="bias + variance",
-            lines=(Line("equality", lambda parts: parts),),
-        ),
-        Panel(table, "(d) variance and S", y="variance", lines=equation_14_line(table)),
-    )
+            part, f"(d) {init}", y="logit_variance", y_label=LABELS["variance"], lines=equation_14_line(part)
+        )
+        for init, part in parts.items()
+    ]
     save_panels(panels, out, "fig10")
 
 

@@ -89,8 +89,12 @@ PRESETS = {
 
 def draw(table: Table, out: Path) -> None:
     """Two panels as in the paper, and one of both sensitivities."""
-    first, *_, last = table.column("dataset")
-    one, other = table.where(dataset=first), table.where(dataset=last)
+    parts = {(row["dataset"], row["num_train"]): None for row in table.rows()}
+    (dataset, num_train), *_, (other, other_num) = [*parts, *parts]
+    one, two = (
+        table.where(dataset=dataset, num_train=num_train),
+        table.where(dataset=other, num_train=other_num),
+    )
     on_train = relabel(
         one,
         cell=lambda row: row["cell"] + " train",
@@ -99,14 +103,20 @@ def draw(table: Table, out: Path) -> None:
     )
     panels = (
         Panel(
-            concatenate([one, on_train]), f"(a) {first}, test and training set", x_label="sensitivity  $S$"
+            concatenate([one, on_train]), f"(a) {dataset}, test and training set", x_label="sensitivity  $S$"
         ),
-        Panel(other, f"(b) {last}, training set", x="sensitivity_train", lines=equation_9_line(other)),
+        Panel(two, f"(b) {other}, training set", x="sensitivity_train", lines=equation_9_line(two)),
         Panel(
-            relabel(table, family=lambda row: f"{row['dataset']}, {row['family'].split('-')[0]}"),
-            "(c) both sensitivities",
+            one,
+            f"(c) {dataset}, both sensitivities",
             y="sensitivity_train",
             paper_correlation=0.9999,
+            lines=(Line("equality", lambda sensitivity: sensitivity),),
+        ),
+        Panel(
+            two,
+            f"(d) {other}, both sensitivities",
+            y="sensitivity_train",
             lines=(Line("equality", lambda sensitivity: sensitivity),),
         ),
     )

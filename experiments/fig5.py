@@ -27,6 +27,7 @@ from jaxsens.table import Table
 from jaxsens.train import TrainConfig
 
 LAYERS = range(3, 9)
+LOSS = r"test loss  $L_{\mathrm{MSE}}$"
 
 PRESETS = {
     "quick": (
@@ -77,8 +78,8 @@ PRESETS = {
 def draw(table: Table, out: Path) -> None:
     """A panel for each initialiser."""
     panels = (
-        Panel(table.where(init="SN"), "from standard normal weights", y="mse_loss"),
-        Panel(table.where(init="XU"), "from Xavier's uniform weights", y="mse_loss"),
+        Panel(table.where(init="SN"), "from standard normal weights", y="test_loss", y_label=LOSS),
+        Panel(table.where(init="XU"), "from Xavier's uniform weights", y="test_loss", y_label=LOSS),
     )
     save_panels(panels, out, "fig5")
 

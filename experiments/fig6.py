@@ -100,7 +100,6 @@ def draw(table: Table, out: Path) -> None:
     lines = equation_9_line(table)
     kinds = relabel(table, model=lambda row: row["family"].split()[0])
     both = {row["model"] for row in kinds.where(init="XU").rows()}
-    plain = kinds.where(init="SN", regularization="none")
 
     def against_plain(what: str) -> Table:
         return kinds.where(init="SN", regularization=("none", what))
@@ -112,7 +111,7 @@ def draw(table: Table, out: Path) -> None:
         Panel(against_plain("do"), "(b) dropout", lines=lines),
         Panel(against_plain("bn"), "(c) batch normalisation", lines=lines),
     )
-    save_panels(panels if len(plain) else panels[:1], out, "fig6")
+    save_panels(panels, out, "fig6")
 
 
 EXPERIMENT = cli.Experiment("fig6", __doc__, PRESETS, draw)

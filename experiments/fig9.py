@@ -39,8 +39,8 @@ PRESETS = {
                 *(fully_connected(layers, 16) for layers in (2, 3)),
                 fully_connected(2, 32),
                 *(fully_connected(3, 16, **regularization) for regularization in REGULARIZATION),
-                cnn(2, 2),
-                cnn(2, 2, batch_norm=True),
+                cnn(3, 2),
+                cnn(3, 2, batch_norm=True),
             ),
         ),
         dataclasses.replace(QUICK, image_size=32, models=(vgg(11, 1 / 32),)),
@@ -113,7 +113,7 @@ def draw(table: Table, out: Path) -> None:
     """Five panels; equation 9's line with those of trained networks."""
     small = {name for name in table.column("family") if name.startswith(("FC", "CNN"))}
     dense = tuple(name for name in small if name.startswith("FC-3"))
-    convolutional = tuple(name for name in small if name.startswith(("CNN-2", "CNN-3")))
+    convolutional = tuple(name for name in small if name.startswith("CNN-3"))
     architectures = table.where(family=tuple(set(table.column("family")) - small))
     plain = table.where(family=tuple(small), regularization="none")
     lines = equation_9_line(plain)
@@ -122,7 +122,7 @@ def draw(table: Table, out: Path) -> None:
         Panel(plain, "(b) after training", lines=lines),
         Panel(table.where(family=dense), "(c) FC, 3 hidden layers, regularised", lines=lines),
         Panel(plain, "(d) before training", x="sensitivity_before"),
-        Panel(table.where(family=convolutional), "(e) CNN, regularised", lines=lines),
+        Panel(table.where(family=convolutional), "(e) CNN, 3 convolutions, regularised", lines=lines),
     )
     save_panels(panels, out, "fig9")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from jaxsens import cli
 from jaxsens.models import resnet, vgg
-from jaxsens.plotting import Panel, correlation_rows, save_panels, save_rows
+from jaxsens.plotting import Panel, column_median, correlation_rows, save_panels, save_rows
 from jaxsens.sweep import CPU, PAPER, QUICK, MeasureConfig
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
@@ -71,25 +71,19 @@ PRESETS = {
 }
 
 
-def median(table: Table, column: str) -> float | None:
-    """The median over all runs that have a value."""
-    values = sorted(row[column] for row in table.rows() if row.get(column) is not None)
-    return values[len(values) // 2] if values else None
-
-
 def draw(table: Table, out: Path) -> None:
     """The table, and a panel for each of its metrics."""
-    quickest = median(table, "sensitivity_seconds")
+    of_sensitivity = column_median(table, "sensitivity_seconds")
     rows = []
     for column, name, paper_rho, paper_seconds, seconds in METRICS:
-        took = median(table, seconds)
+        took = column_median(table, seconds)
         rows.append(
             {"metric": name}
             | correlation_rows(table, x=column, y="test_loss")
             | {
                 "rho (paper)": paper_rho,
                 "seconds per 1000 images": took,
-                "times S": took / quickest if took and quickest else None,
+                "times S": took / of_sensitivity if took and of_sensitivity else None,
                 "seconds (paper)": paper_seconds,
             }
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxsens.checks import InputError
+from jaxsens.stats import StatsError
 from jaxsens.sweep import Cell, Preset, Shard, SweepConfig, Watcher, run_sweep, select_cells
 from jaxsens.table import Table, TableError
 
@@ -97,13 +98,16 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     bars = ProgressBars()
     try:
         out = _run(experiment, options, bars)
-    except (InputError, TableError) as error:
+    except (InputError, TableError, StatsError) as error:
         bars.close()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         bars.close()
-        print("stopped; the same command goes on after the finished cells", file=sys.stderr)
+        print(
+            "stopped; the same command, without --no-resume, goes on after the finished cells",
+            file=sys.stderr,
+        )
         return 130
     bars.close()
     print(f"{out / 'table.csv'}, manifest.json and the figure are in {out}")

@@ -21,7 +21,7 @@ from jaxsens.plotting import (
 )
 from jaxsens.table import Table, TableError
 
-S = {"a": (1.0, 4.0), "b": (3.0, 3.0), "c": (8.0, 32.0), "d": (50.0, 2.0)}
+S = {"a": (1.0, 4.0), "b": (3.0, 3.0), "c": (8.0, 32.0), "d": (50.0, 3.0)}
 
 
 def rows(**changes):
@@ -29,6 +29,7 @@ def rows(**changes):
     return [
         shared
         | {"cell": cell, "seed": seed, "scale": float(index), "sensitivity_after": value}
+        | {"train_loss": 2.0**-index}
         | {"test_loss": 3 * float(equation_9(np.array([value]), Prediction(10, 0.25, 0.1))[0])}
         | changes
         for index, (cell, values) in enumerate(S.items())
@@ -52,9 +53,16 @@ def test_a_summary_has_the_panel_s_numbers(tmp_path):
     wanted = stats.pearson(np.log(means), np.log(np.sqrt(means)))
     assert float(everything["rho of logs"]) == pytest.approx(wanted.value)
     assert float(everything["rho of logs, low"]) == pytest.approx(wanted.low)
-    plain = stats.pearson(means, np.sqrt(means))
-    assert float(everything["rho"]) == pytest.approx(plain.value, rel=1e-6)
+    # Of values it is that of arithmetic means: members that spread move it.
+    values = np.array([np.mean(pair) for pair in S.values()])
+    roots = np.array([np.mean(np.sqrt(pair)) for pair in S.values()])
+    assert float(everything["rho"]) == pytest.approx(stats.pearson(values, roots).value, rel=1e-6)
+    assert everything["members"] == "8"
+    assert everything["left out"] == "0"
+    assert float(everything["train loss, least"]) == 0.125
+    assert float(everything["train loss, greatest"]) == 1.0
     assert float(everything["Spearman"]) == pytest.approx(1.0)
+    assert few["members"] == "4"
     for name in ("y / equation (9)", "y / equation (9), least", "y / equation (9), greatest"):
         assert float(everything[name]) == pytest.approx(3.0, rel=1e-6)
         assert few[name] == ""
@@ -107,3 +115,19 @@ def test_an_unfinished_panel_has_a_row_without_numbers(tmp_path):
         _, b = csv.DictReader(stream)
     assert b["cells"] == "0"
     assert b["y / twice"] == ""
+
+
+def test_members_without_a_place_are_counted():
+    changed = [row | ({"sensitivity_after": 0.0} if row["seed"] == 1 else {}) for row in rows()]
+    row = correlation_rows(Table.from_rows(changed), x="sensitivity_after", y="test_loss")
+    assert (row["cells"], row["members"], row["left out"]) == (4, 4, 4)
+
+
+def test_linear_panels_may_hold_zeros_and_negative_values(tmp_path):
+    table = Table.from_rows([row | {"sensitivity_after": row["sensitivity_after"] - 5} for row in rows()])
+    line = Line("zero", lambda x: 0 * x + 1)
+    panel = Panel(table, log_x=False, log_y=False, lines=(line,))
+    save_panels((panel,), tmp_path, "x")
+    with (tmp_path / "x-summary.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["rho"] != ""

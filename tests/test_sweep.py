@@ -133,10 +133,36 @@ def test_what_decides_a_number_decides_the_file(finished):
     others = [
         run_module.cell_file(dataclasses.replace(cell, train=TrainConfig(max_epochs=4)), config, "f"),
         run_module.cell_file(dataclasses.replace(cell, measure=MeasureConfig(0.2)), config, "f"),
+        *(
+            run_module.cell_file(
+                dataclasses.replace(cell, measure=dataclasses.replace(MEASURE, **change)), config, "f"
+            )
+            for change in ({"derivative_examples": 9}, {"num_draws": 2})
+        ),
+        *(
+            run_module.cell_file(
+                dataclasses.replace(cell, data=dataclasses.replace(DATA, **change)), config, "f"
+            )
+            for change in ({"num_test": 9}, {"inputs": "standard"}, {"image_size": 9}, {"subset_seed": 1})
+        ),
         run_module.cell_file(dataclasses.replace(cell, seeds=4), config, "f"),
         run_module.cell_file(cell, config, "other data"),
     ]
-    assert len({name, *others}) == 5
+    assert len({name, *others}) == 1 + len(others) == 11
+
+
+def test_a_variance_beside_an_equation_is_unbiased(finished):
+    _, table = finished
+    np.testing.assert_allclose(table.column("variance_unbiased"), table.column("variance") * 3 / 2)
+
+
+def test_a_resumed_training_does_not_know_its_time(tmp_path):
+    config = SweepConfig("test", tmp_path, checkpoint=True, num_devices=1)
+    data = prepare_data(DATA)
+    (job,) = run_module.make_jobs(GRID[:1], config)
+    run_module.half_way(job.network).mkdir(parents=True)
+    rows = run_module.run_cell(GRID[0], data, config, network=job.network)
+    assert {row["wall_seconds"] for row in rows} == {None}
 
 
 def test_a_damaged_cell_runs_again(finished, tmp_path):
@@ -247,7 +273,7 @@ def test_stages_come_from_one_training(finished, tmp_path):
     )
 
 
-def test_a_cell_with_fewer_stages_is_read_and_with_more_run_with_all(tmp_path, monkeypatch):
+def test_stages_of_two_experiments_live_in_one_file(tmp_path, monkeypatch):
     def at(*snapshots):
         return dataclasses.replace(GRID[0], measure=dataclasses.replace(MEASURE, snapshots=snapshots))
 
@@ -289,8 +315,14 @@ def test_a_network_is_trained_once_for_all_that_needs_it(tmp_path, monkeypatch):
     (network,) = keeping.cells.glob("networks/*.npz")
     network.write_bytes(network.read_bytes()[:-200])  # damaged: trained again
     quiet = dataclasses.replace(loud, measure=dataclasses.replace(MEASURE, noise_std=0.3))
-    run_sweep((quiet,), dataclasses.replace(keeping, out=tmp_path / "five", store=keeping.cells))
+    five = dataclasses.replace(keeping, out=tmp_path / "five", store=keeping.cells)
+    run_sweep((quiet,), five)
     assert len(trained) == 3
+    # Anew on request, and kept where it was.
+    before = network.stat().st_mtime_ns
+    run_sweep((quiet,), dataclasses.replace(five, keep_networks=False, resume=False))
+    assert len(trained) == 4
+    assert network.stat().st_mtime_ns > before
 
 
 def test_presets_name_their_cells():
@@ -386,9 +418,10 @@ def test_unusable_requests_are_refused(tmp_path, plain):
         run_sweep(GRID, SweepConfig("test", blocked))
     with pytest.raises(InputError, match="--out or --store"):
         run_sweep(GRID, SweepConfig("test", tmp_path, store=blocked))
-    late = dataclasses.replace(GRID[0], measure=dataclasses.replace(MEASURE, snapshots=(9,)))
     with pytest.raises(InputError, match="snapshots=\\(9,\\) for 3 epochs"):
-        run_sweep((late,), SweepConfig("test", tmp_path))
+        dataclasses.replace(GRID[0], measure=dataclasses.replace(MEASURE, snapshots=(9,)))
+    with jax.enable_x64(True), pytest.raises(InputError, match="float32 and 'threefry2x32'"):
+        run_sweep(GRID, SweepConfig("test", tmp_path))
 
 
 def fig1(*words, **options):

@@ -6,6 +6,7 @@ from jaxsens.plotting.panel import Panel
 from jaxsens.plotting.panels import figure_of_panels
 from jaxsens.plotting.points import CellPoints, figure_one_points, relabel, zoom_limits
 from jaxsens.plotting.results import (
+    column_median,
     correlation_rows,
     equation_7_line,
     equation_9_line,
@@ -20,6 +21,7 @@ __all__ = [
     "Line",
     "Panel",
     "Prediction",
+    "column_median",
     "correlation_rows",
     "equation_7",
     "equation_7_line",

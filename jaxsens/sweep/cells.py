@@ -56,8 +56,8 @@ class DataConfig:
 class MeasureConfig:
     """How S and the Jacobian norms are taken: by default A's noise, one draw per example.
 
-    The exact derivatives, K reverse passes each, use the first `derivative_examples` test examples; S uses
-    all. `snapshots` are epochs at which the networks are measured on their way, besides at the end.
+    The exact derivatives, K reverse passes for the Jacobian norms, use the first `derivative_examples` test
+    examples; S uses all. `snapshots` are epochs at which networks are measured on their way, besides the end.
     """
 
     noise_std: float = 0.1
@@ -84,6 +84,12 @@ class Cell:
 
     def __post_init__(self):
         check_at_least("seeds", self.seeds, 1)
+        if any(not 0 <= stage <= self.train.max_epochs for stage in self.measure.snapshots):
+            raise refuse(
+                f"snapshots={self.measure.snapshots} for {self.train.max_epochs} epochs",
+                "epochs from 0 to the limit",
+                "leave out later stages",
+            )
 
     @property
     def physics(self) -> tuple:

@@ -28,6 +28,7 @@ from jaxsens.train import LOSSES, Member, Training
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
 # Examples, and reverse passes, per compiled call: small enough to stay in memory for the largest network.
+# Each chunk of examples has a noise key of its own, so the first number decides the noise.
 _FORWARD_EXAMPLES = 500
 _REVERSE_PASSES = 1000
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
@@ -139,7 +140,7 @@ def evaluate_member(
         ("sensitivity_train", member, data.x_train),
         ("sensitivity_after", member, data.x_test),
     ):
-        noise, seconds = timed(
+        noise, values["sensitivity_seconds"] = timed(
             programs.noise,
             [
                 (whose.params, whose.state, x, jax.random.fold_in(key, index))
@@ -148,7 +149,6 @@ def evaluate_member(
         )
         logits_noise, probabilities_noise = jnp.split(jnp.concatenate(noise, axis=1), 2, axis=-1)
         values[name], values[f"{name}_stderr"] = sensitivity(logits_noise)
-    values["sensitivity_seconds"] = seconds
     if classification:
         # The K-mean of probabilities does not vary: eq. 2 as it stands would be 0 here.
         name = "sensitivity_after_softmax"
@@ -161,7 +161,8 @@ def evaluate_member(
     norms, values["jacobian_norm_seconds"] = timed(programs.norms, arguments)
     linearized, values["linearized_sensitivity_seconds"] = timed(programs.linearized, arguments)
     weights = np.array([len(x) / len(some) for x in parts])
-    values["linearized_sensitivity_after"] = float(weights @ np.array(linearized, np.float64))
+    limit = float(weights @ np.array(linearized, np.float64))
+    values["linearized_sensitivity_after"] = limit if np.isfinite(limit) else None
     before, after = zip(*norms, strict=True)
     values["jacobian_norm_before_softmax"] = float(np.concatenate(before).mean(dtype=np.float64))
     if classification:
@@ -251,20 +252,18 @@ def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
     if data.task == "classification":
         predictions = np.asarray(jax.nn.softmax(logits))
         targets = np.eye(data.num_outputs, dtype=predictions.dtype)[targets]
+    # Scaled, because outputs of 1e25 have no square in float32.
+    unit = max(1.0, float(np.abs(predictions).max()))
+    predictions, targets = predictions / np.float32(unit), targets / np.float32(unit)
     if len(predictions) == 1:
         # One member has a loss; what varies between members is unknown, not 0.
-        return {
-            "bias": None,
-            "variance": None,
-            "mse_loss": float(((predictions[0] - targets) ** 2).sum(-1).mean()),
-            "logit_variance": None,
-        }
+        loss = float(((predictions[0] - targets) ** 2).sum(-1).mean()) * unit**2
+        return {"bias": None, "variance": None, "mse_loss": loss, "logit_variance": None}
     parts = bias_variance(jnp.asarray(predictions), jnp.asarray(targets))
     return {
-        "bias": float(parts.bias),
-        "variance": float(parts.variance),
-        "mse_loss": float(parts.loss),
-        # Scaled, because logits of 1e25 have no square in float32.
+        "bias": float(parts.bias) * unit**2,
+        "variance": float(parts.variance) * unit**2,
+        "mse_loss": float(parts.loss) * unit**2,
         "logit_variance": scaled_logit_variance(logits),
     }
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +59,12 @@ class Diverged(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """How a grid is run; nothing here changes a number.
+    """How a grid is run; nothing here changes a number by more than rounding.
 
-    `out` holds the table, and `store` (default: out/cells)
-    the finished cells, for all sweeps that use it: a network that two experiments need is trained once.
-    `keep_networks` also keeps the trained networks there, so that another measurement trains nothing;
-    `resume=False` computes finished cells anew; `checkpoint` also keeps cells half-way.
+    `out` holds the table, and `store` (default: out/cells) the finished cells, for all sweeps that use it: a
+    network that two experiments need is trained once. `keep_networks` also keeps the trained networks there,
+    so that another measurement trains nothing; `resume=False` computes finished cells anew; `checkpoint` also
+    keeps cells half-way.
     """
 
     experiment: str
@@ -110,66 +112,98 @@ def run_sweep(
     """
     watcher = watcher or Watcher()
     check_names(grid)
+    check_numerics()
     prepare_folders(config)
     # Taken before the first cell: what is committed meanwhile is not what runs.
     ran_on = json.dumps(environment() | device(config))
-    chosen = grid if chosen is None else chosen
-    mine = chosen[config.shard.index :: config.shard.count]
-    data = {
-        key: prepare_data(key, data_dir=config.data_dir) for key in dict.fromkeys(cell.data for cell in grid)
-    }
-    fingerprints = {key: value.fingerprint() for key, value in data.items()}
-    files = {cell: cell_file(cell, config, fingerprints[cell.data]) for cell in grid}
-    networks = {cell: network_file(cell, config, fingerprints[cell.data]) for cell in grid}
-    for cell in mine:
+    jobs = make_jobs(grid, config)
+    wanted = set(grid if chosen is None else chosen)
+    mine = [job for job in jobs if job.cell in wanted][config.shard.index :: config.shard.count]
+    for job in mine:
         # Refused before the first cell trains, not after an hour.
-        build_network(cell, data[cell.data])
-        check_resolved(cell.measure.noise_std, data[cell.data].x_test)
+        build_network(job.cell, job.data)
+        check_resolved(job.cell.measure.noise_std, job.data.x_test)
 
-    if not config.resume:
-        for cell in mine:
-            networks[cell].unlink(missing_ok=True)
-            shutil.rmtree(half_way(networks[cell]), ignore_errors=True)
-    temporary = set()
-    for index, cell in enumerate(mine):
-        watcher.cell_starts(cell.name, index, len(mine))
-        began = time.monotonic()
-        resumed = config.resume and read_finished(files[cell], cell) is not None
-        if not resumed:
-            # A network that this sweep measures twice is trained once.
-            if not config.keep_networks and not networks[cell].exists():
-                temporary.add(networks[cell])
-            needed = networks[cell] in [networks[later] for later in mine[index + 1 :]]
-            rows = run_cell(
-                with_known_snapshots(cell, files[cell]),
-                data[cell.data],
-                config,
-                report=watcher.cell_trains,
-                network=networks[cell],
-                keep=config.keep_networks or needed,
-            )
-            write_rows(Table.from_rows(rows), files[cell], metadata={"environment": ran_on})
-            shutil.rmtree(half_way(networks[cell]), ignore_errors=True)
-            if networks[cell] in temporary and not needed:
-                networks[cell].unlink(missing_ok=True)
-        watcher.cell_ends(cell.name, seconds=time.monotonic() - began, resumed=resumed)
+    temporary: set[Path] = set()
+    try:
+        for index, job in enumerate(mine):
+            watcher.cell_starts(job.cell.name, index, len(mine))
+            began = time.monotonic()
+            resumed = config.resume and read_finished(job) is not None
+            if not resumed:
+                kept = config.keep_networks or (job.network.exists() and job.network not in temporary)
+                needed = any(later.network == job.network for later in mine[index + 1 :])
+                if not config.resume and job.network not in temporary:
+                    job.network.unlink(missing_ok=True)
+                    shutil.rmtree(half_way(job.network), ignore_errors=True)
+                if needed and not kept:
+                    # A network that this sweep measures again is trained once.
+                    temporary.add(job.network)
+                rows = run_cell(
+                    job.cell,
+                    job.data,
+                    config,
+                    report=watcher.cell_trains,
+                    network=job.network,
+                    keep=kept or needed,
+                )
+                write_rows(
+                    Table.from_rows(other_stages(job, rows) + rows),
+                    job.file,
+                    metadata={"environment": ran_on},
+                )
+                shutil.rmtree(half_way(job.network), ignore_errors=True)
+            watcher.cell_ends(job.cell.name, seconds=time.monotonic() - began, resumed=resumed)
+    finally:
+        for network in temporary:
+            network.unlink(missing_ok=True)
+    return write_results(jobs, config)
 
-    finished = {cell: read_finished(files[cell], cell) for cell in grid}
-    tables = [labelled(table, cell, config) for cell, table in finished.items() if table is not None]
-    table = concatenate(tables)
+
+class Job(NamedTuple):
+    """A cell with its data, and the files of its rows and of its trained members."""
+
+    cell: Cell
+    data: datasets.Dataset
+    fingerprint: str
+    file: Path
+    network: Path
+
+
+def make_jobs(grid: Sequence[Cell], config: SweepConfig) -> list[Job]:
+    """The grid's jobs in its order; each data set is prepared once."""
+    keys = dict.fromkeys(cell.data for cell in grid)
+    data = {key: prepare_data(key, data_dir=config.data_dir) for key in keys}
+    fingerprints = {key: value.fingerprint() for key, value in data.items()}
+    return [
+        Job(
+            cell,
+            data[cell.data],
+            fingerprints[cell.data],
+            cell_file(cell, config, fingerprints[cell.data]),
+            network_file(cell, config, fingerprints[cell.data]),
+        )
+        for cell in grid
+    ]
+
+
+def write_results(jobs: Sequence[Job], config: SweepConfig) -> Table:
+    """The table of all that is finished, and the manifest; gives the table."""
+    found = [(job, read_finished(job)) for job in jobs]
+    finished = [(job, table) for job, table in found if table is not None]
+    table = concatenate([labelled(table, job.cell, config) for job, table in finished])
     write_table(table, config.out)
+    each_data = {job.cell.data: job for job in jobs}
     write_manifest(
         config.out,
         {
             "experiment": config.experiment,
-            "environments": unique(
-                [read_metadata(files[c])["environment"] for c, t in finished.items() if t]
-            ),
-            "cells": {cell.name: to_plain(cell) for cell, rows in finished.items() if rows is not None},
-            "missing_cells": [cell.name for cell, rows in finished.items() if rows is None],
+            "environments": unique([read_metadata(job.file)["environment"] for job, _ in finished]),
+            "cells": {job.cell.name: to_plain(job.cell) for job, _ in finished},
+            "missing_cells": [job.cell.name for job, table in found if table is None],
             "data": [
-                to_plain(key)["fields"] | data_facts(value) | {"sha256": fingerprints[key]}
-                for key, value in data.items()
+                to_plain(key)["fields"] | data_facts(job.data) | {"sha256": job.fingerprint}
+                for key, job in each_data.items()
             ],
         },
     )
@@ -218,7 +252,7 @@ def run_cell(
     shared = {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
         # Each member's share of the time that the ensemble took to train.
-        "wall_seconds": seconds / len(seeds),
+        "wall_seconds": None if math.isnan(seconds) else seconds / len(seeds),
         "predicted_sensitivity_before": predicted_at_init(cell.model, data, cell.measure),
         "num_outputs": data.num_outputs,
         "input_second_moment": datasets.second_moment(data.x_test),
@@ -237,13 +271,14 @@ def trained_members(
     keep: bool,
     observe: Callable[[int, Member], None],
 ) -> tuple[Member, float]:
-    """The cell's members and the seconds that their training took, read or trained now."""
+    """The cell's members, read or trained now, and the seconds that their training took, NaN if unknown."""
     keys = jnp.stack([jax.random.key(seed) for seed in range(cell.seeds)])
     snapshots = cell.measure.snapshots
     if network is not None and not snapshots:
         kept = load_trained(network, jax.eval_shape(training.start, keys[0]))
         if kept is not None:
             return kept
+    resumed = network is not None and half_way(network).exists()
     began = time.monotonic()
     watched = [0.0]
 
@@ -264,7 +299,8 @@ def trained_members(
         snapshots=snapshots,
         observe=observe_untimed,
     )
-    seconds = time.monotonic() - began - watched[0]
+    # What was spent before a stop is not known.
+    seconds = math.nan if resumed else time.monotonic() - began - watched[0]
     if network is not None and keep:
         save_trained(network, members, seconds=seconds)
     return members, seconds
@@ -328,10 +364,10 @@ def half_way(network: Path) -> Path:
     return network.with_suffix(".checkpoint")
 
 
-def read_finished(file: Path, cell: Cell) -> Table | None:
+def read_finished(job: Job) -> Table | None:
     """A finished cell's rows at the end and at its snapshots; None where a part is missing or damaged."""
-    table = read_all(file)
-    wanted = {None, *cell.measure.snapshots}
+    table = read_all(job.file)
+    wanted = {None, *job.cell.measure.snapshots}
     if table is None or not wanted <= {row["snapshot"] for row in table.rows()}:
         return None
     return table.where(snapshot=tuple(wanted))
@@ -347,12 +383,11 @@ def read_all(file: Path) -> Table | None:
         return None
 
 
-def with_known_snapshots(cell: Cell, file: Path) -> Cell:
-    """The cell with the snapshots of the rows that its own are about to replace."""
-    table = read_all(file)
-    known = set() if table is None else {row["snapshot"] for row in table.rows()} - {None}
-    snapshots = tuple(sorted(known | set(cell.measure.snapshots)))
-    return dataclasses.replace(cell, measure=dataclasses.replace(cell.measure, snapshots=snapshots))
+def other_stages(job: Job, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the file holds of stages that are not measured now: another experiment's, to be kept."""
+    measured = {row["snapshot"] for row in rows}
+    table = read_all(job.file)
+    return [] if table is None else [row for row in table.rows() if row["snapshot"] not in measured]
 
 
 def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
@@ -370,10 +405,22 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
         "regularization": model.regularization,
         "dataset": cell.data.dataset,
         "num_train": cell.data.num_train,
+        "image_size": cell.data.image_size,
         "inputs": cell.data.inputs,
+        "max_epochs": cell.train.max_epochs,
         "noise_std": cell.measure.noise_std,
     }
-    return Table.from_rows(row | names for row in table.rows())
+    rows = table.rows()
+    members = Counter(row["snapshot"] for row in rows if not row["diverged"])
+    return Table.from_rows(
+        row | names | {"variance_unbiased": unbiased(row.get("variance"), members[row["snapshot"]])}
+        for row in rows
+    )
+
+
+def unbiased(variance: float | None, members: int) -> float | None:
+    """A variance over members, divided by one less than their number."""
+    return None if variance is None else variance * members / (members - 1)
 
 
 def device(config: SweepConfig) -> dict[str, Any]:
@@ -383,6 +430,17 @@ def device(config: SweepConfig) -> dict[str, Any]:
         "num_devices": device_mesh(config.num_devices).size,
         "member_axis": config.member_axis or default_member_axis(),
     }
+
+
+def check_numerics() -> None:
+    """Refuses settings that would change the numbers of finished cells without changing where they are."""
+    if jax.config.jax_enable_x64 or jax.config.jax_default_prng_impl != "threefry2x32":
+        raise refuse(
+            f"jax_enable_x64={jax.config.jax_enable_x64}, "
+            f"jax_default_prng_impl={jax.config.jax_default_prng_impl!r}",
+            "float32 and 'threefry2x32', which all finished cells have",
+            "leave JAX's defaults for a sweep; the measures themselves take float64",
+        )
 
 
 def check_names(grid: Sequence[Cell]) -> None:

@@ -31,7 +31,9 @@ COLUMNS: Mapping[str, type] = MappingProxyType(
         "regularization": str,
         "dataset": str,
         "num_train": int,
+        "image_size": int,
         "inputs": str,
+        "max_epochs": int,
         "noise_std": float,
         "num_outputs": int,
         "input_second_moment": float,
@@ -67,6 +69,7 @@ COLUMNS: Mapping[str, type] = MappingProxyType(
         # One value per cell, repeated on each of its rows.
         "bias": float,
         "variance": float,
+        "variance_unbiased": float,
         "mse_loss": float,
         "logit_variance": float,
         "predicted_loss": float,

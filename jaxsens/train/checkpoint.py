@@ -83,7 +83,8 @@ def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
             seconds = float(saved["seconds"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    if any(array.shape[1:] != leaf.shape for array, leaf in zip(arrays, leaves, strict=True)):
+    pairs = zip(arrays, leaves, strict=True)
+    if any(array.shape[1:] != leaf.shape or array.dtype != leaf.dtype for array, leaf in pairs):
         return None
     return structure.unflatten(arrays), seconds
 
