@@ -51,6 +51,7 @@ PRESETS = {
         dataclasses.replace(
             CPU,
             seeds=3,
+            num_test=2000,
             train=TrainConfig(max_epochs=30),
             models=(
                 *(vgg(depth, s) for depth in (13, 16) for s in (1 / 16, 1 / 8)),
