@@ -2,8 +2,9 @@
 
 Reproduces: Forouzesh, Salehi and Thiran, Figure 4: networks that start from SN, without batch normalisation,
 dropout and max-pooling, 1000 CIFAR-10 training images. Claim: S_before, which needs neither labels nor
-training, ranks architectures as the trained loss does. The second panel holds S_before of the fully-connected
-networks against equation 10's.
+training, ranks architectures as the trained loss does. The second panel
+holds S_before of the fully-connected networks against equation 10, which is an expectation for small noise:
+points lie below it because they are geometric means over seeds, and because noise of 0.1 switches units.
 
     python experiments/fig4.py                                                 # quick: embedded digits
     python experiments/fig4.py --preset cpu --data-dir DIR --out figures/fig4  # real CIFAR-10
