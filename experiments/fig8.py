@@ -85,7 +85,7 @@ PRESETS = {
             dataset="mnist",
             num_train=6000,
             image_size=32,
-            train=TrainConfig(max_epochs=40),
+            train=TrainConfig(max_epochs=20),
             models=tuple(alexnet(h, hidden=128) for h in (4, 8)),
         ),
     ),

@@ -55,8 +55,8 @@ PRESETS = {
             train=TrainConfig(max_epochs=30),
             measure=MeasureConfig(derivative_examples=200),
             models=(
-                *(vgg(depth, s) for depth in (13, 16) for s in (1 / 16, 1 / 8)),
-                *(resnet(depth, 1 / 16) for depth in (18, 34)),
+                *(vgg(depth, s) for depth in (13, 16) for s in (1 / 32, 1 / 16)),
+                *(resnet(depth, 1 / 32) for depth in (18, 34)),
             ),
         ),
     ),
