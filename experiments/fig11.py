@@ -100,7 +100,6 @@ def draw(table: Table, out: Path) -> None:
         table.where(family=cnns, num_train=base),
         cell=lambda row: f"{row['cell']} {row['snapshot']}",
         family=lambda row: "the end" if row["snapshot"] is None else f"epoch {row['snapshot']}",
-        scale=lambda row: row["num_params"],
     )
     panels = (
         Panel(end.where(num_train=base), "(a) as many images as in the other figures", lines=lines),
