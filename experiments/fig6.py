@@ -102,7 +102,12 @@ def draw(table: Table, out: Path) -> None:
     both = {row["model"] for row in kinds.where(init="XU").rows()}
 
     def against_plain(what: str) -> Table:
-        return kinds.where(init="SN", regularization=("none", what))
+        """The networks that were trained both with and without it."""
+        both = kinds.where(init="SN", regularization=("none", what))
+        twins = {(row["model"], row["width"]) for row in both.rows() if row["regularization"] == what}
+        return both.where(
+            cell=tuple(row["cell"] for row in both.rows() if (row["model"], row["width"]) in twins)
+        )
 
     panels = (
         Panel(
