@@ -92,7 +92,13 @@ def draw(table: Table, out: Path) -> None:
         )
     part = table.where(inputs="raw", noise_std=0.1)
     panels.append(
-        Panel(part, "(f) after the softmax, as (a)", y="variance_unbiased", lines=equation_7_line(part))
+        Panel(
+            part,
+            "(f) after the softmax, as (a)",
+            y="variance_unbiased",
+            y_label=r"variance  $\varepsilon_{\mathrm{variance}}$",
+            lines=equation_7_line(part),
+        )
     )
     save_panels(panels, out, "fig7")
 
