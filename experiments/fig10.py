@@ -11,7 +11,7 @@ softmax is equation 14. Nothing is trained that Figure 5 has trained.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | diabetes | 6 small ones | 3 | half a minute on 2 CPU cores |
-| cpu | Boston | 24, at most 600 epochs | 5 | COST5, none after Figure 5 |
+| cpu | Boston | 24, at most 600 epochs | 5 | 11 core-minutes |
 | paper | Boston | 252 | 10 | not run yet |
 """
 

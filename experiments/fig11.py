@@ -14,7 +14,7 @@ the images. At the cpu preset the ResNets are measured on the first 2000 test im
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 4 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 250 to 2000 training images | 10, at most 1200 or 160 steps | 3 | COST11 |
+| cpu | CIFAR-10, 250 to 2000 training images | 10, at most 1200 or 160 steps | 3 | 18 core-minutes |
 | paper | CIFAR-10, 1000 to 20,000 training images | 80 | 10 | not run yet |
 """
 

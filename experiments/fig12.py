@@ -13,7 +13,7 @@ in panel (c). The networks are those of Figure 2.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 16, at most 400 or 150 epochs | FC 5, CNN 3 | COST12 |
+| cpu | CIFAR-10, 1000 training images | 16, at most 400 or 150 epochs | FC 5, CNN 3 | 40 core-minutes |
 | paper | CIFAR-10, 1000 training images | 99 | 10 | not run yet |
 """
 

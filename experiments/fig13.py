@@ -11,7 +11,7 @@ test set, which correlate with 0.9999; (b) 1000 CIFAR-10 training images, S on t
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | MNIST, 6000; CIFAR-10, 1000 | 7 and 18 | 3; FC 5, CNN 3 | COST13 |
+| cpu | MNIST, 6000; CIFAR-10, 1000 | 7 and 18 | 3; FC 5, CNN 3 | 46 core-minutes |
 | paper | MNIST, 6000; CIFAR-10, 1000 | 63 and 99 | 10 | not run yet |
 """
 

@@ -12,7 +12,7 @@ and L; (d), (e) dropout, batch normalisation and max-pooling move networks to lo
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 10 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 28, at most 400 or 150 epochs | FC 5, CNN 3 | COST2 |
+| cpu | CIFAR-10, 1000 training images | 28, at most 400 or 150 epochs | FC 5, CNN 3 | 68 core-minutes |
 | paper | CIFAR-10, 1000 training images | 204 | 10 | not run yet |
 """
 

@@ -11,7 +11,7 @@ L, and all follow one relation. The right panel enlarges the lower left of the l
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 13, at most 400 or 150 epochs | FC 5, CNN 3 | COST3 |
+| cpu | CIFAR-10, 1000 training images | 13, at most 400 or 150 epochs | FC 5, CNN 3 | 26 core-minutes |
 | paper | CIFAR-10, 1000 training images | 104 | 10 | not run yet |
 """
 

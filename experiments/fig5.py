@@ -12,7 +12,7 @@ training set's means and standard deviations. Prices are in 1000 dollars.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | diabetes | 6 small ones | 3 | half a minute on 2 CPU cores |
-| cpu | Boston | 24, at most 600 epochs | 5 | COST5 |
+| cpu | Boston | 24, at most 600 epochs | 5 | 11 core-minutes |
 | paper | Boston | 252 | 10 | not run yet |
 """
 

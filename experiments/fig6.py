@@ -11,7 +11,7 @@ every network to lower S and lower L.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 9 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 20, at most 400 or 150 epochs | FC 5, CNN 3 | COST6 |
+| cpu | CIFAR-10, 1000 training images | 20, at most 400 or 150 epochs | FC 5, CNN 3 | 37 core-minutes |
 | paper | CIFAR-10, 1000 training images | 285 | 10 | not run yet |
 """
 

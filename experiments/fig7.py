@@ -13,7 +13,7 @@ second moment of the images in use.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 2 small ones, five times | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 4, five times, at most 400 epochs | FC 5, CNN 3 | COST7 |
+| cpu | CIFAR-10, 1000 training images | 4, five times, at most 400 epochs | FC 5, CNN 3 | 7 core-minutes |
 | paper | CIFAR-10, 1000 training images | 62, five times | 10 | not run yet |
 """
 

@@ -12,7 +12,7 @@ networks, (e) convolutional networks with and without regularisation. Claim: the
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 8 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | MNIST, 6000 training images | 20, at most 60 epochs | 3 | COST8 |
+| cpu | MNIST, 6000 training images | 20, at most 60 epochs | 3 | 16 core-minutes |
 | paper | MNIST, 6000 training images | 196 | 10 | not run yet |
 """
 

@@ -14,7 +14,7 @@ all of CIFAR-10; the cpu preset trains on 1000 images and measures on the first 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 enlarged to 32 x 32 | 3 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 training images | 6, at most 30 epochs | 3 | COSTT1 |
+| cpu | CIFAR-10, 1000 training images | 6, at most 30 epochs | 3 | 11 core-minutes |
 | paper | CIFAR-10, all training images | 20 | 10 | not run yet |
 """
 

@@ -14,7 +14,7 @@ the test set gets the T of the other half. "4-layer" is taken as 3 hidden layers
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits | 5 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | MNIST, 6000 training images | 5, at most 60 or 20 epochs | 3 | COSTT2 |
+| cpu | MNIST, 6000 training images | 5, at most 60 or 20 epochs | 3 | 4 core-minutes |
 | paper | MNIST, 6000 training images | 26 | 10 | not run yet |
 """
 
