@@ -13,7 +13,7 @@ points lie below it because they are geometric means over seeds, and because noi
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 8 x 8 | 6 small ones | 3 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 images | 23, at most 400, 150 or 60 epochs | FC 5, CNN and others 3 | 93 core-minutes |
+| cpu | CIFAR-10, 1000 images | 23, at most 400, 150 or 60 epochs | FC 5, CNN and others 3 | 59 core-minutes |
 | paper | CIFAR-10, 1000 training images | 119 | 10 | not run yet |
 """
 
