@@ -25,7 +25,7 @@ from jaxsens import cli
 from jaxsens.models import ModelConfig, cnn, resnet
 from jaxsens.plotting import Panel, equation_9_line, relabel, save_panels
 from jaxsens.sweep import CPU_CONVOLUTIONAL, PAPER, QUICK, Preset
-from jaxsens.table import Table
+from jaxsens.table import Table, concatenate
 from jaxsens.train import TrainConfig
 
 # The number that stages and the first panel are about.
@@ -93,8 +93,10 @@ def draw(table: Table, out: Path) -> None:
     resnets = tuple({name for name in table.column("family") if name.startswith("ResNet")})
     end = table.where(snapshot=None)
     base = tuple({row["num_train"] for row in table.rows() if row["snapshot"] is not None})
+    numbers = sorted({row["num_train"] for row in end.rows()})
     samples = relabel(
-        end, family=lambda row: f"{row['num_train']} images", scale=lambda row: row["num_params"]
+        concatenate([end.where(num_train=number) for number in numbers]),
+        family=lambda row: f"{row['num_train']} images",
     )
     stages = relabel(
         table.where(family=cnns, num_train=base),
