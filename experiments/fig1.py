@@ -46,10 +46,10 @@ PRESETS = {
             seeds=10,
             dataset="digits",
             num_train=256,
-            num_test=400,
+            num_test=256,
             image_size=32,
             train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
-            measure=MeasureConfig(derivative_examples=100),
+            measure=MeasureConfig(derivative_examples=200),
         ),
     ),
     "cpu": (

@@ -2,7 +2,7 @@
 
 Reproduces: Forouzesh, Salehi and Thiran, Figure 13: (a) 6000 MNIST training images, S on the training and the
 test set, which correlate with 0.9999; (b) 1000 CIFAR-10 training images, S on the training set, with equation
-9. Panel (c) is ours: the one S against the other. The networks are those of Figures 2 and 8.
+9. Panels (c) and (d) are ours: the one S against the other. The networks are those of Figures 2, 3 and 8.
 
     python experiments/fig13.py                                                  # quick: embedded digits
     python experiments/fig13.py --preset cpu --data-dir DIR --out figures/fig13  # real MNIST and CIFAR-10

@@ -89,17 +89,17 @@ PRESETS = {
 
 def draw(table: Table, out: Path) -> None:
     """L against S_before, and S_before against equation 10."""
-    panels = [Panel(table, "(a) before training", x="sensitivity_before")]
-    if "predicted_sensitivity_before" in table.columns:
-        panels.append(
-            Panel(
-                table.where(family=tuple({name for name in table.column("family") if name.startswith("FC")})),
-                "(b) fully-connected networks, before training",
-                x="predicted_sensitivity_before",
-                y="sensitivity_before",
-                lines=(Line("equation (10)", lambda predicted: predicted),),
-            )
-        )
+    dense = tuple({name for name in table.column("family") if name.startswith("FC")})
+    panels = (
+        Panel(table, "(a) before training", x="sensitivity_before"),
+        Panel(
+            table.where(family=dense),
+            "(b) fully-connected networks, before training",
+            x="predicted_sensitivity_before",
+            y="sensitivity_before",
+            lines=(Line("equation (10)", lambda predicted: predicted),),
+        ),
+    )
     save_panels(panels, out, "fig4")
 
 

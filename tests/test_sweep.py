@@ -56,6 +56,20 @@ def finished(tmp_path_factory):
     return config, run_sweep(GRID, config)
 
 
+def test_networks_that_differ_in_their_start_share_programs(tmp_path):
+    """One compilation for two initialisers, and the rows of each are those that it has alone."""
+    cells = [
+        Cell(f"fc-{init}", fully_connected(1, 5, init=init), DATA, TRAIN, MEASURE, 2) for init in ("SN", "HN")
+    ]
+    run_module.shared_programs.cache_clear()
+    together = run_sweep(cells, SweepConfig("test", tmp_path / "together", num_devices=1))
+    assert run_module.shared_programs.cache_info().misses == 1
+    for cell in cells:
+        run_module.shared_programs.cache_clear()
+        alone = run_sweep([cell], SweepConfig("test", tmp_path / cell.name, num_devices=1))
+        assert without_times(alone) == without_times(together.where(cell=cell.name))
+
+
 def test_rows_are_the_measures_of_each_member(finished):
     """Each number again, member by member, from the public measures on the member trained alone."""
     _, table = finished

@@ -165,7 +165,8 @@ def test_no_member_talks_to_another(data, network):
     xs, ys = data
     training = training_of(network, max_epochs=2)
     mesh = ensemble_module.device_mesh(4)
-    start, advance = ensemble_module._programs(training, "vmap", mesh)
+    start = ensemble_module._start_program(training.start, "vmap", mesh)
+    advance = ensemble_module._advance_program(training.advance, "vmap", mesh)
     keys, padding = jnp.stack([jax.random.key(seed) for seed in range(4)]), np.zeros(4, bool)
     text = advance.lower(start(keys, padding), xs, ys, jnp.int32(2)).compile().as_text()
     collectives = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")

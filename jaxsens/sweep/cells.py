@@ -133,7 +133,7 @@ QUICK = Preset(
     seeds=3,
     dataset="digits",
     num_train=256,
-    num_test=400,
+    num_test=256,
     train=TrainConfig(batch_size=32, max_epochs=20),
     measure=MeasureConfig(derivative_examples=100),
 )

@@ -1,6 +1,7 @@
 """A grid of cells to a table. Each finished cell is kept in a file of its own, so that work resumes."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
-from jaxsens.models import build
-from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
-from jaxsens.sweep.evaluate import compile_programs, evaluate_cell, predicted_at_init
+from jaxsens.models import ModelConfig, Network, build
+from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, MeasureConfig, Shard
+from jaxsens.sweep.evaluate import Programs, compile_programs, evaluate_cell, predicted_at_init
 from jaxsens.table import (
     Table,
     TableError,
@@ -37,6 +38,7 @@ from jaxsens.train import (
     LOSSES,
     Member,
     Progress,
+    TrainConfig,
     Training,
     default_member_axis,
     device_mesh,
@@ -226,9 +228,7 @@ def run_cell(
     whose earlier measurements would be lost.
     """
     seeds = tuple(range(cell.seeds))
-    built = build_network(cell, data)
-    training = make_train(cell.train, built.init, built.apply)
-    programs = compile_programs(built, training, cell.measure)
+    built, training, programs = prepare_programs(cell, data)
     rows: list[dict[str, Any]] = []
 
     def measure(snapshot: int | None, members: Member) -> None:
@@ -320,7 +320,37 @@ def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> dataset
     return INPUT_SCALES[config.inputs](data)
 
 
-def build_network(cell: Cell, data: datasets.Dataset):
+def prepare_programs(cell: Cell, data: datasets.Dataset) -> tuple[Network, Training, Programs]:
+    """The cell's network, training and measures; all but the start is shared by cells of one architecture."""
+    built = build_network(cell, data)
+    network, training, programs = shared_programs(
+        dataclasses.replace(cell.model, init="SN"),
+        data.x_train.shape[1:],
+        data.num_outputs,
+        cell.train,
+        dataclasses.replace(cell.measure, snapshots=()),
+    )
+    network = network._replace(init=built.init)
+    training = dataclasses.replace(training, start=make_train(cell.train, built.init, built.apply).start)
+    return network, training, programs._replace(start=jax.jit(training.start))
+
+
+# Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures.
+@functools.lru_cache(maxsize=32)
+def shared_programs(
+    model: ModelConfig,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    train: TrainConfig,
+    measure: MeasureConfig,
+) -> tuple[Network, Training, Programs]:
+    """What is compiled for an architecture, its training and its measures; nothing is before it is called."""
+    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
+    training = make_train(train, network.init, network.apply)
+    return network, training, compile_programs(network, training, measure)
+
+
+def build_network(cell: Cell, data: datasets.Dataset) -> Network:
     """The cell's network for these examples, its loss checked against the task."""
     if (data.task == "classification") != (cell.train.loss == "cross_entropy"):
         raise refuse(

@@ -1,5 +1,6 @@
 """Many members as one program: over seeds by `vmap` or `lax.map`, over devices by `shard_map`."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def train_ensemble(
             "leave out later stages",
         )
     mesh = device_mesh(num_devices)
-    start, advance = _programs(training, member_axis, mesh)
+    start = _start_program(training.start, member_axis, mesh)
+    advance = _advance_program(training.advance, member_axis, mesh)
 
     num_members, padding = len(keys), -len(keys) % mesh.size
     # Here too, because inside the compiled program values cannot be looked at.
@@ -133,21 +135,29 @@ def train_ensemble(
             saved = time.monotonic()
 
 
-def _programs(training: Training, member_axis: str, mesh: Mesh) -> tuple[Callable, Callable]:
-    """start(keys, padding) and advance(members, xs, ys, until), compiled once each."""
-    over_members = MEMBER_AXES[member_axis]
+# Kept between calls: trainings that share their `advance`, as those that differ in their initial weights may,
+# share its compiled program.
+@functools.lru_cache(maxsize=32)
+def _advance_program(advance: Callable, member_axis: str, mesh: Mesh) -> Callable[..., Member]:
+    """advance(members, xs, ys, until), compiled once for each shape of its arguments."""
     split, whole = PartitionSpec("members"), PartitionSpec()
 
-    def start(keys: Array, padding: Array) -> Member:
-        members = over_members(training.start)(keys)
-        return members._replace(done=members.done | padding)
-
-    def advance(members: Member, xs: Array, ys: Array, until: Array) -> Member:
-        return over_members(lambda member: training.advance(member, xs, ys, until))(members)
+    def advance_all(members: Member, xs: Array, ys: Array, until: Array) -> Member:
+        return MEMBER_AXES[member_axis](lambda member: advance(member, xs, ys, until))(members)
 
     # No collectives are wanted, and the check for them does not know the training convolution.
-    start = jax.shard_map(start, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
-    advance = jax.shard_map(
-        advance, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
+    advance_all = jax.shard_map(
+        advance_all, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
     )
-    return jax.jit(start), jax.jit(advance, donate_argnums=0)
+    return jax.jit(advance_all, donate_argnums=0)
+
+
+def _start_program(start: Callable, member_axis: str, mesh: Mesh) -> Callable[[Array, Array], Member]:
+    """start(keys, padding): the members, those that are padding done from the start."""
+    split = PartitionSpec("members")
+
+    def start_all(keys: Array, padding: Array) -> Member:
+        members = MEMBER_AXES[member_axis](start)(keys)
+        return members._replace(done=members.done | padding)
+
+    return jax.jit(jax.shard_map(start_all, mesh=mesh, in_specs=split, out_specs=split, check_vma=False))
