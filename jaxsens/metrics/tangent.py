@@ -1,0 +1,328 @@
+"""Tangent sensitivity: Sens(x; theta) = d2f/dtheta dx, how each parameter's gradient moves with the input.
+
+It has a row for each parameter and a column for each of the D entries of x (B Definition 3.1, C Definition
+1), of the sum of the K outputs (`outputs="sum"`, B and C) or of each output (`"all"`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+from jaxtyping import Float, PyTree
+
+from jaxsens.checks import check_at_least, check_choice, check_key, is_concrete, refuse
+from jaxsens.metrics._batching import bind
+from jaxsens.metrics._structured import Plan, make_plan, structured_norms
+from jaxsens.metrics._trace import Untraceable, trace
+from jaxsens.types import Estimate, Function, Params, PRNGKey
+
+__all__ = [
+    "TangentMethod",
+    "mean_tangent_sensitivity",
+    "tangent_method",
+    "tangent_sample_sensitivity",
+    "tangent_sensitivity",
+]
+
+OUTPUTS = ("sum", "all")
+METHODS = ("auto", "structured", "streamed", "dense", "hutchinson")
+# Tangents of the size of the parameters at once: few stay in the cache, and more are slower.
+_STREAMED_CHUNK = 8
+
+
+class TangentMethod(NamedTuple):
+    """What `method="auto"` takes for a model, "structured" or "streamed", and why."""
+
+    method: str
+    reason: str
+
+
+def tangent_sample_sensitivity(
+    f: Function, params: Params, x: Float[Array, "*shape"], *, outputs: str = "sum"
+) -> PyTree:
+    """Sens(x) = d2f/dtheta dx of ONE example, whole, by `jacfwd(grad)`.
+
+    Args:
+        f: `f(params, x) -> (K,)` of one example.
+        params: its parameters.
+        x: the example, float32 or float64.
+        outputs: "sum" of the K outputs (B, C), or "all".
+
+    Returns:
+        A pytree like `params`: for each floating leaf an array (*leaf, *shape), or (K, *leaf, *shape) for
+        "all"; None for other leaves.
+
+    Raises:
+        InputError: as `tangent_sensitivity`.
+
+    Cost: memory of parameters x D, times K for "all": for small networks.
+    """
+    check_choice("outputs", outputs, OUTPUTS)
+    model = _open(f, params, x[None])
+    return model.rebuild(jax.jacfwd(model.gradient(outputs), argnums=1)(model.leaves, x), None)
+
+
+def tangent_sensitivity(
+    f: Function,
+    params: Params,
+    xs: Float[Array, "n *shape"],
+    *,
+    outputs: str = "sum",
+    method: str = "auto",
+    chunk_size: int | None = None,
+    num_probes: int | None = None,
+    key: PRNGKey | None = None,
+) -> Float[Array, " n"] | Estimate:
+    """|Sens(x)|_F^2 = |d2f/dtheta dx|_F^2 of each example (B Definition 3.1, C Definition 1).
+
+    Its mean over examples is what the bounds of B and C are about (B Theorem 3.1, C eq. 3);
+    `mean_tangent_sensitivity` is the norm of the mean, another number.
+
+    Args:
+        f: `f(params, x) -> (K,)` of one example.
+        params: its parameters; leaves that are no floating arrays are constants.
+        xs: n examples of any shape, D entries each, float32 or float64.
+        outputs: "sum" of the K outputs (B, C), or "all": of the whole (K, parameters, D) tensor.
+        method: see below; all but "hutchinson" are exact.
+        chunk_size: tangents at once; None takes a number that fits the cache.
+        num_probes: random directions, of "hutchinson" alone.
+        key: their randomness, of "hutchinson" alone.
+
+    Methods:
+        "structured": for each layer from tangents of its input and cotangents of its result, found in the
+            operations that JAX traces, without tangents of the size of their weights. A piecewise linear
+            network (dense and convolution layers, BN in evaluation mode, max- and average-pooling, skip
+            connections, ReLU and its kin) takes D forward passes of tangents; if it begins with a dense layer
+            of less than D / 2 units, as many as these, from that layer on. A smooth network of dense layers
+            takes D passes of both kinds. Its first derivative is exact, a second one is refused.
+        "streamed": `jvp` of `grad` over the input's basis, `chunk_size` directions at a time: for any f, in
+            memory of `chunk_size` gradients, D times the work of one.
+        "dense": the definition, in memory of parameters x D.
+        "hutchinson": E|Sens v|^2 over v ~ N(0, I): unbiased, the work of `num_probes` gradients.
+        "auto": "structured" where it is exact without tangents of the size of weights, else "streamed";
+            `tangent_method` tells which, and why.
+
+    Returns:
+        n squared norms in the dtype of `xs`; for "hutchinson" an Estimate of n values and standard errors.
+
+    Raises:
+        InputError: for no examples, another dtype, an f whose output is no vector, a NaN or infinity in
+            `params` or `xs`, no floating parameters, a bad option, or a model that "structured" cannot read.
+    """
+    check_choice("outputs", outputs, OUTPUTS)
+    check_choice("method", method, METHODS)
+    _check_options(method, chunk_size, num_probes, key)
+    model = _open(f, params, xs)
+    if method == "auto":
+        method = _choose(model).method
+    if method == "structured":
+        plan, cotangents = _read(model), model.cotangents(outputs)
+        return jax.jit(
+            lambda leaves, xs: structured_norms(plan, leaves, xs, cotangents, chunk_size=chunk_size)
+        )(model.leaves, xs)
+    gradient, shape = model.gradient(outputs), xs.shape[1:]
+    if method == "dense":
+        return jax.lax.map(lambda x: _square(jax.jacfwd(gradient, argnums=1)(model.leaves, x), x.dtype), xs)
+    if method == "streamed":
+        return _streamed(gradient, model.leaves, xs, chunk_size)
+
+    def probe(key: Array, indices: Array) -> Array:
+        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, xs.dtype))(indices)
+
+    keys = jax.random.split(key, len(xs))
+    squares = _squares(gradient, model.leaves, xs, keys, probe, num_probes, chunk_size)
+    return Estimate(jnp.mean(squares, axis=1), jnp.std(squares, axis=1, ddof=1) / num_probes**0.5)
+
+
+def mean_tangent_sensitivity(
+    f: Function,
+    params: Params,
+    xs: Float[Array, "n *shape"],
+    *,
+    outputs: str = "sum",
+    chunk_size: int | None = None,
+) -> Float[Array, ""]:
+    """|E_x Sens(x)|_F^2: the squared norm of the mean matrix over all examples (B Definition 3.1).
+
+    At most the mean of `tangent_sensitivity`, which is what the bounds of B and C are about: derivatives that
+    point in different directions at different examples cancel here.
+
+    Arguments and errors are those of `tangent_sensitivity` with method "streamed", which it is for the
+    function delta -> mean_x f(x + delta); returns a scalar. Cost: D times the work of a gradient of all
+    examples, in memory of `chunk_size` such gradients.
+    """
+    check_choice("outputs", outputs, OUTPUTS)
+    _check_options("streamed", chunk_size, None, None)
+    model = _open(f, params, xs)
+    gradient = model.gradient(outputs)
+
+    def mean_gradient(leaves: list[Array], shift: Array) -> list[Array]:
+        gradients = jax.vmap(lambda x: gradient(leaves, x + shift))(xs)
+        return [jnp.mean(g, axis=0) for g in gradients]
+
+    return _streamed(mean_gradient, model.leaves, jnp.zeros_like(xs[:1]), chunk_size)[0]
+
+
+def tangent_method(f: Function, params: Params, x: Float[Array, "*shape"]) -> TangentMethod:
+    """Which method "auto" takes in `tangent_sensitivity` for this model and ONE example, and why."""
+    return _choose(_open(f, params, x[None]))
+
+
+class _Model(NamedTuple):
+    """A checked model as a function of its floating parameters and one example."""
+
+    function: Callable[[list[Array], Array], Array]
+    leaves: list[Array]
+    rebuild: Callable[[list[Any], Any], PyTree]
+    """Leaves in their places in the pytree of parameters, another value in all others."""
+    example: jax.ShapeDtypeStruct
+    num_outputs: int
+
+    def gradient(self, outputs: str) -> Callable[[list[Array], Array], list[Array]]:
+        """df/dtheta of the summed outputs, or of each: a list of (*leaf) or (K, *leaf)."""
+        if outputs == "sum":
+            return jax.grad(lambda leaves, x: jnp.sum(self.function(leaves, x)))
+        return jax.jacrev(self.function)
+
+    def cotangents(self, outputs: str) -> Array:
+        """The rows whose gradients `outputs` asks for: (1, K) or (K, K)."""
+        dtype = self.example.dtype
+        return (
+            jnp.ones((1, self.num_outputs), dtype)
+            if outputs == "sum"
+            else jnp.eye(self.num_outputs, dtype=dtype)
+        )
+
+
+def _open(f: Function, params: Params, xs: Array) -> _Model:
+    _, num_outputs = bind(f, params, xs)
+    everything, tree = jax.tree.flatten(params)
+    floating = [hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in everything]
+    leaves = [leaf for leaf, floats in zip(everything, floating, strict=True) if floats]
+    if not leaves:
+        raise refuse("params without a floating array", "parameters to differentiate", "pass the weights")
+
+    def fill(leaves: list[Any], others: list[Any]) -> PyTree:
+        mine = iter(leaves)
+        return jax.tree.unflatten(
+            tree, [next(mine) if floats else other for floats, other in zip(floating, others, strict=True)]
+        )
+
+    def function(leaves: list[Array], x: Array) -> Array:
+        return f(fill(leaves, everything), x).astype(x.dtype)
+
+    example = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    return _Model(
+        function, leaves, lambda leaves, other: fill(leaves, [other] * len(everything)), example, num_outputs
+    )
+
+
+def _read(model: _Model) -> Plan:
+    try:
+        return make_plan(trace(model.function, model.leaves, model.example))
+    except Untraceable as error:
+        raise refuse(
+            f"method='structured' for a model with {error}",
+            "one of operations that are read one by one",
+            "take method='auto' or 'streamed'",
+        ) from error
+
+
+def _choose(model: _Model) -> TangentMethod:
+    try:
+        plan = make_plan(trace(model.function, model.leaves, model.example))
+    except Untraceable as error:
+        return TangentMethod("streamed", f"the model has {error}")
+    if plan.trace.piecewise_linear:
+        return TangentMethod("structured", "the model is piecewise linear")
+    if plan.is_short:
+        return TangentMethod(
+            "structured", "the model is smooth, its products are dense layers at one position"
+        )
+    return TangentMethod("streamed", "the model is not piecewise linear, and has products at many positions")
+
+
+def _check_options(method: str, chunk_size: int | None, num_probes: int | None, key: Any) -> None:
+    if chunk_size is not None:
+        check_at_least("chunk_size", chunk_size, 1)
+    if method != "hutchinson":
+        if num_probes is not None or key is not None:
+            raise refuse(
+                f"num_probes or a key with method={method!r}", "neither: it is exact", "take 'hutchinson'"
+            )
+        return
+    check_key(key)
+    # One probe has no error bar.
+    check_at_least("num_probes", num_probes, 2)
+
+
+def _streamed(
+    gradient: Callable, leaves: list[Array], xs: Array, chunk_size: int | None
+) -> Float[Array, " n"]:
+    """The sum over the input's basis of |Sens e_i|^2, for each example."""
+    shape, size = xs.shape[1:], xs[0].size
+
+    def basis(_: Array, indices: Array) -> Array:
+        return jax.nn.one_hot(indices, size, dtype=xs.dtype).reshape(-1, *shape)
+
+    none = jnp.zeros(len(xs))
+    return jnp.sum(_squares(gradient, leaves, xs, none, basis, size, chunk_size), axis=1)
+
+
+def _squares(
+    gradient: Callable[[list[Array], Array], list[Array]],
+    leaves: list[Array],
+    xs: Array,
+    seeds: Array,
+    directions: Callable[[Array, Array], Array],
+    count: int,
+    chunk_size: int | None,
+) -> Float[Array, "n count"]:
+    """|Sens(x) v_i|^2 of each example, v_i = `directions(seed, i)` with the example's own seed."""
+    outputs = jax.eval_shape(gradient, leaves, xs[0])
+    growth = sum(g.size for g in outputs) // sum(leaf.size for leaf in leaves)
+    chunk = min(count, chunk_size or max(1, _STREAMED_CHUNK // growth))
+    chunks = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
+
+    def of_example(leaves: list[Array], x: Array, seed: Array) -> Callable[[Array], Array]:
+        _, derivative = jax.linearize(lambda x: gradient(leaves, x), x)
+        return lambda indices: jax.vmap(lambda v: _square(derivative(v), x.dtype))(directions(seed, indices))
+
+    if _loops_in_python(gradient, leaves, xs):
+        step = jax.jit(lambda leaves, x, seed, indices: of_example(leaves, x, seed)(indices))
+        squares = [[step(leaves, x, seed, i) for i in chunks] for x, seed in zip(xs, seeds, strict=True)]
+        return jnp.stack([jnp.concatenate(row)[:count] for row in squares])
+    squares = jax.jit(
+        lambda leaves, *examples: jax.lax.map(
+            lambda one: jax.lax.map(of_example(leaves, *one), chunks), examples
+        )
+    )(leaves, xs, seeds)
+    return squares.reshape(len(xs), -1)[:, :count]
+
+
+def _square(tree: PyTree, dtype: Any) -> Float[Array, ""]:
+    return sum(jnp.sum(leaf.astype(dtype) ** 2) for leaf in jax.tree.leaves(tree))
+
+
+def _loops_in_python(gradient: Callable, leaves: list[Array], xs: Array) -> bool:
+    """Whether XLA's own loop would be slow, and Python's can be had.
+
+    On a CPU a gradient of a convolution inside a compiled loop is 50 to 200 times slower than outside.
+    """
+    if jax.default_backend() != "cpu" or not all(map(is_concrete, (*leaves, xs))):
+        return False
+    return _mentions(jax.make_jaxpr(gradient)(leaves, xs[0]).jaxpr, "conv_general_dilated")
+
+
+def _mentions(jaxpr: core.Jaxpr, name: str) -> bool:
+    def inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+        values = jax.tree.leaves(list(params.values()), is_leaf=lambda v: isinstance(v, core.ClosedJaxpr))
+        return [getattr(v, "jaxpr", v) for v in values if isinstance(v, core.Jaxpr | core.ClosedJaxpr)]
+
+    return any(
+        equation.primitive.name == name or any(_mentions(j, name) for j in inner(equation.params))
+        for equation in jaxpr.eqns
+    )
