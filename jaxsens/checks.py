@@ -91,9 +91,8 @@ def check_outputs(shape: tuple[int, ...], *, name: str = "f(params, x)") -> None
 def check_finite(name: str, tree: Any) -> None:
     """Refuses a pytree with a NaN or an infinity in it (concrete arrays only)."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if not (
-            is_concrete(leaf) and hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, np.inexact)
-        ):
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        if not (is_concrete(leaf) and is_array and jax.numpy.issubdtype(leaf.dtype, np.inexact)):
             continue
         # NumPy throughout: inside a trace, jax.numpy would trace even concrete arrays.
         if not np.isfinite(np.asarray(leaf)).all():

@@ -38,7 +38,13 @@ def bind(f: Function, params: Params, xs: Array) -> tuple[Callable[[Array], Arra
     def model(x: Array) -> Array:
         return f(params, x).astype(xs.dtype)
 
-    output = jax.eval_shape(model, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+    output = jax.eval_shape(lambda x: f(params, x), jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+    if not (hasattr(output, "dtype") and jnp.issubdtype(output.dtype, jnp.floating)):
+        raise refuse(
+            f"f(params, x) of type {type(output).__name__}, dtype {getattr(output, 'dtype', None)}",
+            "one array of real floating numbers",
+            "return the logits alone",
+        )
     check_outputs(output.shape)
     return model, output.shape[0]
 

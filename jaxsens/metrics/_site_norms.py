@@ -40,8 +40,10 @@ def outer(site: Site, operands: list[Array], cotangent: Array) -> list[Array]:
 
 
 def product_sizes(site: Site, shapes: dict[int, Any]) -> Sizes | None:
-    """The sizes of a product whose norm is known here, else None."""
-    if len(site.varying) != 1:
+    """The sizes of a product of real numbers whose norm is known here, else None."""
+    involved = [shapes[v] for v in (*site.operation.inputs, *site.operation.outputs)]
+    real = all(jnp.issubdtype(shape.dtype, jnp.floating) for shape in involved)
+    if len(site.varying) != 1 or not real or not all(math.prod(shape.shape) for shape in involved):
         return None
     operation, (place,) = site.operation, site.varying
     varying, result = (shapes[v].shape for v in (operation.inputs[place], operation.outputs[0]))
@@ -72,16 +74,26 @@ def varying_product_norm(
     tangents: Float[Array, "T *h"],
     cotangent_tangents: Float[Array, "T C *y"],
 ) -> Float[Array, ""]:
-    """The sum over tangents of |d(h B^T)|_F^2 at a matrix product of one position, where B varies too:
+    """The sum over tangents of |d(h B^T)|_F^2 at a matrix product of one position, where B varies too.
 
-    |dB|^2 |h|^2 + 2 (dB.B)(h.dh) + |B|^2 |dh|^2.
+    With g = h.dh / |h|^2, the terms that do not cancel of
+
+        |dB|^2 |h|^2 + 2 (dB.B)(h.dh) + |B|^2 |dh|^2 = |dB + g B|^2 |h|^2 + |B|^2 |dh - g h|^2,
+
+    or the same with h and B in each other's place where h is 0.
     """
     h = _operand(site, operand)[:, 0]
     dh = jax.vmap(lambda t: _operand(site, t)[:, 0])(tangents)[:, None]
     result = jax.vmap(lambda c: _result(site, c, _free(site, operand))[:, 0])
     b, db = result(cotangents), jax.vmap(result)(cotangent_tangents)
-    both = jnp.sum(db**2, -1) * jnp.sum(h**2, -1) + jnp.sum(b**2, -1) * jnp.sum(dh**2, -1)
-    return jnp.sum(both + 2 * jnp.sum(db * b, -1) * jnp.sum(h * dh, -1))
+
+    def around(h: Array, dh: Array, b: Array, db: Array) -> Array:
+        square = jnp.sum(h**2, -1, keepdims=True)
+        share = jnp.sum(h * dh, -1, keepdims=True) / jnp.where(square > 0, square, 1)
+        along, across = jnp.sum((db + share * b) ** 2, -1), jnp.sum((dh - share * h) ** 2, -1)
+        return along * square[..., 0] + jnp.sum(b**2, -1) * across
+
+    return jnp.sum(jnp.where(jnp.any(h != 0, -1), around(h, dh, b, db), around(b, db, h, dh)))
 
 
 def _dimensions(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -139,30 +151,31 @@ def _convolution_norm(
     """
     lhs, rhs, out = params["dimension_numbers"]
     groups, space = params["feature_group_count"], range(2, tangents.ndim - 1)
-    t = tangents.transpose(0, *(lhs[d] + 1 for d in (1, *space, 0)))
-    t = t.reshape(t.shape[0], groups, -1, *t.shape[2:])
+    images = tangents.shape[1 + lhs[0]]
+    # (T, *space, group, channel, image) to (T x channel, *space, group x image): groups stay groups.
+    t = tangents.transpose(0, *(lhs[d] + 1 for d in (*space, 1, 0)))
+    t = jnp.moveaxis(t.reshape(*t.shape[:-2], groups, -1, images), -2, 1)
+    t = t.reshape(-1, *t.shape[2:-2], groups * images)
+    # (*space, image, group, output) to (*space, image, group x output), outputs of all C together.
     b = cotangents.transpose(*(out[d] + 1 for d in (*space, 0, 1)), 0)
-    b = b.reshape(*b.shape[:-2], groups, -1)
     positions = b.shape[:-2]
+    b = b.reshape(math.prod(positions), groups, -1)
+    b = jax.vmap(_fewer_columns, in_axes=1, out_axes=1)(b)
     spatial = "xyz"[: len(space)]
-    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    result = lax.conv_general_dilated(
+        t,
+        b.reshape(*positions, -1),
+        params["rhs_dilation"],
+        params["padding"],
+        lhs_dilation=params["lhs_dilation"],
+        rhs_dilation=params["window_strides"],
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=groups,
+        precision=_HIGHEST,
+    )
     # A stride that leaves a border gives offsets that the kernel has not.
     kept = tuple(slice(weight_shape[d]) for d in rhs[2:])
-    total = jnp.zeros((), tangents.dtype)
-    for group in range(groups):
-        kernel = _fewer_columns(b[..., group, :].reshape(math.prod(positions), -1))
-        result = lax.conv_general_dilated(
-            t[:, group].reshape(-1, *t.shape[3:]),
-            kernel.reshape(*positions, -1),
-            params["rhs_dilation"],
-            params["padding"],
-            lhs_dilation=params["lhs_dilation"],
-            rhs_dilation=params["window_strides"],
-            dimension_numbers=numbers,
-            precision=_HIGHEST,
-        )
-        total += jnp.sum(result[:, *kept] ** 2)
-    return total
+    return jnp.sum(result[:, *kept] ** 2)
 
 
 def _fewer_columns(b: Float[Array, "P O"]) -> Float[Array, "P o"]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from jaxsens.metrics._batching import map_examples
 from jaxsens.metrics._site_norms import (
@@ -28,7 +28,7 @@ from jaxsens.metrics._site_norms import (
     right_factor,
     varying_product_norm,
 )
-from jaxsens.metrics._trace import LINEAR, Site, Trace, Untraceable, evaluate
+from jaxsens.metrics._trace import LINEAR, Kind, Site, Trace, Untraceable, evaluate
 
 __all__ = ["Plan", "make_plan", "structured_norms"]
 
@@ -50,6 +50,16 @@ class Plan(NamedTuple):
     others: tuple[Site, ...]
     head: Site | None
     """The matrix product, first of `products`, through which alone x is read, where it has few results."""
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether there are any among the operations that depend on the input."""
+        return any(operation.name == "conv_general_dilated" for operation in self.trace.active)
+
+    @property
+    def derivative_size(self) -> int:
+        """Numbers of dF/dy of all sites, for one example and cotangent."""
+        return sum(math.prod(self.trace.shapes[s.operation.outputs[0]].shape) for s in self.trace.sites)
 
     @property
     def is_short(self) -> bool:
@@ -83,7 +93,10 @@ def _head(plan: Plan) -> Site | None:
     read_after = {v for operation in after for v in operation.inputs} | {trace.output}
     size, results = (math.prod(trace.shapes[v].shape) for v in (trace.example, head.operation.outputs[0]))
     fits = results <= min(_LARGEST_HEAD, size // _HEAD_GAIN)
-    affine = all(operation.name in LINEAR | {"mul", "div"} for operation in before)
+    # Affine: no kinks, and no factor that depends on x by steps, which names alone do not tell.
+    affine = all(operation.name in LINEAR | {"mul", "div"} for operation in before) and all(
+        trace.kinds[v] is Kind.LINEAR for operation in before for v in operation.outputs
+    )
     simple = product_sizes(head, trace.shapes) == (1, 1)
     return head if fits and affine and simple and not read_before & read_after else None
 
@@ -98,7 +111,8 @@ def structured_norms(
 ) -> Float[Array, " n"]:
     """The sum over rows of `cotangents` of |d2F/dtheta dx|_F^2, for each example.
 
-    `chunk_size` tangents are propagated at once.
+    `chunk_size` tangents are propagated at once. Where there are convolutions, dF/dy of all sites is held for
+    all examples.
     """
     trace, head = plan.trace, plan.head
     fixed = evaluate(trace.fixed, trace.constants | dict(zip(trace.parameters, parameters, strict=True)))
@@ -129,25 +143,27 @@ def structured_norms(
 
         (operands, moving, _), tangents_of = jax.linearize(varying, values[start])
 
+        def wide(tree: PyTree) -> PyTree:
+            """In the dtype of the examples: squares leave the range of half precision."""
+            return jax.tree.map(lambda leaf: leaf.astype(xs.dtype), tree)
+
         def chunk_norm(indices: Array) -> Array:
-            tangents, moved, gradients = jax.vmap(tangents_of)(directions(indices))
-            parts = [jnp.sum(gradient**2) for gradient in gradients]
+            given = directions(indices).astype(trace.shapes[start].dtype)
+            tangents, moved, gradients = wide(jax.vmap(tangents_of)(given))
+            total = sum((jnp.sum(gradient**2) for gradient in gradients), jnp.zeros((), xs.dtype))
             for index, site in enumerate(products):
                 if known is None:
-                    parts.append(
-                        varying_product_norm(
-                            site, operands[index], moving[index], tangents[index], moved[index]
-                        )
-                    )
+                    here = wide((operands[index], moving[index]))
+                    total += varying_product_norm(site, *here, tangents[index], moved[index])
                 else:
-                    result = site.operation.outputs[0]
-                    parts.append(product_norm(site, tangents[index], known[result], trace.shapes))
-            return sum(parts, jnp.zeros((), xs.dtype))
+                    constant = wide(known[site.operation.outputs[0]])
+                    total += product_norm(site, tangents[index], constant, trace.shapes)
+            return total
 
         total = _sum_chunks(chunk_norm, count, chunk)
         if head is not None:
-            total += head_square * jnp.sum(known[head.operation.outputs[0]] ** 2)
-        return total.astype(xs.dtype)
+            total += head_square * jnp.sum(wide(known[head.operation.outputs[0]]) ** 2)
+        return total
 
     measured = (*products, *plan.others)
     operands = (site.operation.inputs[place] for site in measured for place in site.varying)
@@ -156,6 +172,8 @@ def structured_norms(
     together = max(1, _TOGETHER_NUMBERS // (size * chunk))
     if not trace.piecewise_linear:
         return map_examples(lambda x: norm((x, None)), xs, together)
+    if not plan.has_convolutions:
+        return map_examples(lambda x: norm((x, derivatives(x))), xs, together)
     # Outside of the loop over examples: XLA on a CPU is slow at derivatives of convolutions inside one.
     return map_examples(norm, (xs, jax.vmap(derivatives)(xs)), together)
 

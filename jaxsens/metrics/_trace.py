@@ -1,7 +1,8 @@
 """A model as the flat list of operations that JAX traces, and how each value depends on the input.
 
 Only where a parameter meets something that depends on the input can its gradient vary with the input. `trace`
-finds these places, the sites, in any function: it knows primitives, no model class.
+finds these places, the sites, in any function: it knows primitives, no model class. Effects, such as prints,
+are left out.
 """
 
 import enum
@@ -72,6 +73,11 @@ LINEAR = frozenset(
         "dynamic_update_slice",
         "optimization_barrier",
         "device_put",
+        "reduce_precision",
+        "real",
+        "imag",
+        "conj",
+        "complex",
     ]
 )
 PIECEWISE_LINEAR = frozenset(
@@ -192,6 +198,9 @@ class _Reader:
         self.shapes: dict[int, jax.ShapeDtypeStruct] = {}
 
     def new(self, aval: Any) -> int:
+        if not isinstance(aval, jax.core.ShapedArray):
+            # What is written to a reference is no operand of what reads it.
+            raise Untraceable(f"the operation on a mutable reference, {aval}")
         number = len(self.shapes)
         self.shapes[number] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         return number
@@ -221,6 +230,10 @@ class _Reader:
                 self.operations.append(Operation(equation.primitive, inputs, tuple(outputs), equation.params))
             known |= zip(equation.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
+
+    def is_real(self, operation: Operation) -> bool:
+        """Whether no operand is complex: the modulus of a complex number has no kinks alone."""
+        return not any(jnp.issubdtype(self.shapes[v].dtype, jnp.complexfloating) for v in operation.inputs)
 
     def is_floating(self, variable: int) -> bool:
         """Whether a value has a derivative."""
@@ -301,6 +314,8 @@ def _needed(operations: Sequence[Operation], output: int) -> list[Operation]:
 
 def _is_rearrangement(reader: _Reader, operation: Operation) -> bool:
     """Whether the result has the operand's entries, each once: norms stay."""
+    if not operation.inputs:
+        return False
     sizes = {math.prod(reader.shapes[v].shape) for v in (operation.inputs[0], operation.outputs[0])}
     cast = operation.name == "convert_element_type" and reader.is_floating(operation.inputs[0])
     grown = operation.name == "broadcast_in_dim" and len(sizes) == 1
@@ -317,7 +332,7 @@ def _kinds(
     if top is Kind.LINEAR:
         linear = (
             name in LINEAR
-            or (name in PIECEWISE_LINEAR and piecewise)
+            or (name in PIECEWISE_LINEAR and piecewise and reader.is_real(operation))
             or (name == "select_n" and of_inputs[0] is not Kind.LINEAR)
             or (name == "div" and of_inputs[1] is not Kind.LINEAR)
             or (name in PRODUCTS - {"div"} and of_inputs.count(Kind.LINEAR) == 1)

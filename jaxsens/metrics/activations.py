@@ -143,6 +143,8 @@ def log_empirical_tangent_sensitivity(
 ) -> Float[Array, ""]:
     """log S-hat(X), S-hat = sum of p(A_i) |Sens(A_i)|_F^2 over observed patterns A_i (C eq. 3, section 3.4).
 
+    Section 3.4 prints the matrix Sens(A_i) there, without a norm; eq. 3, which it refers to, has the norm.
+
         "relative_frequency"  p(A_i) is the share of examples with pattern A_i. Sens is one matrix in each
                               region (C Lemma 1), so S-hat is the mean over examples.
         "soft"                p(A_i) is the mean over x in X of eq. 5's p(A_i | x). Patterns that X does not

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.extend import core
 from jaxtyping import Float, PyTree
@@ -31,6 +32,8 @@ OUTPUTS = ("sum", "all")
 METHODS = ("auto", "structured", "streamed", "dense", "hutchinson")
 # Tangents of the size of the parameters at once: few stay in the cache, and more are slower.
 _STREAMED_CHUNK = 8
+# Numbers of dF/dy that are held at once: half a gigabyte.
+_HELD_NUMBERS = 2**27
 
 
 class TangentMethod(NamedTuple):
@@ -97,7 +100,8 @@ def tangent_sensitivity(
             network (dense and convolution layers, BN in evaluation mode, max- and average-pooling, skip
             connections, ReLU and its kin) takes D forward passes of tangents; if it begins with a dense layer
             of less than D / 2 units, as many as these, from that layer on. A smooth network of dense layers
-            takes D passes of both kinds. Its first derivative is exact, a second one is refused.
+            takes D passes of both kinds. Its first derivative is exact; a second one is refused where it
+            would not be.
         "streamed": `jvp` of `grad` over the input's basis, `chunk_size` directions at a time: for any f, in
             memory of `chunk_size` gradients, D times the work of one.
         "dense": the definition, in memory of parameters x D.
@@ -111,6 +115,10 @@ def tangent_sensitivity(
     Raises:
         InputError: for no examples, another dtype, an f whose output is no vector, a NaN or infinity in
             `params` or `xs`, no floating parameters, a bad option, or a model that "structured" cannot read.
+
+    Each call compiles a program of its own: wrap it in `jax.jit` when it is repeated. Under `jit` the
+    structured path of a convolution network holds dF/dy of all its layers for all examples; outside it
+    divides them.
     """
     check_choice("outputs", outputs, OUTPUTS)
     check_choice("method", method, METHODS)
@@ -120,9 +128,14 @@ def tangent_sensitivity(
         method = _choose(model).method
     if method == "structured":
         plan, cotangents = _read(model), model.cotangents(outputs)
-        return jax.jit(
+        run = jax.jit(
             lambda leaves, xs: structured_norms(plan, leaves, xs, cotangents, chunk_size=chunk_size)
-        )(model.leaves, xs)
+        )
+        # Convolutions hold derivatives of all examples; only Python can divide these.
+        size = max(1, _HELD_NUMBERS // max(1, plan.derivative_size * len(cotangents)))
+        if not plan.has_convolutions or not is_concrete(xs):
+            size = len(xs)
+        return jnp.concatenate([run(model.leaves, xs[i : i + size]) for i in range(0, len(xs), size)])
     gradient, shape = model.gradient(outputs), xs.shape[1:]
     if method == "dense":
         return jax.lax.map(lambda x: _square(jax.jacfwd(gradient, argnums=1)(model.leaves, x), x.dtype), xs)
@@ -200,7 +213,10 @@ class _Model(NamedTuple):
 def _open(f: Function, params: Params, xs: Array) -> _Model:
     _, num_outputs = bind(f, params, xs)
     everything, tree = jax.tree.flatten(params)
-    floating = [hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in everything]
+    floating = [
+        isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for leaf in everything
+    ]
     leaves = [leaf for leaf, floats in zip(everything, floating, strict=True) if floats]
     if not leaves:
         raise refuse("params without a floating array", "parameters to differentiate", "pass the weights")
@@ -283,8 +299,8 @@ def _squares(
 ) -> Float[Array, "n count"]:
     """|Sens(x) v_i|^2 of each example, v_i = `directions(seed, i)` with the example's own seed."""
     outputs = jax.eval_shape(gradient, leaves, xs[0])
-    growth = sum(g.size for g in outputs) // sum(leaf.size for leaf in leaves)
-    chunk = min(count, chunk_size or max(1, _STREAMED_CHUNK // growth))
+    growth = sum(g.size for g in outputs) // max(1, sum(leaf.size for leaf in leaves))
+    chunk = min(count, chunk_size or max(1, _STREAMED_CHUNK // max(1, growth)))
     chunks = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
 
     def of_example(leaves: list[Array], x: Array, seed: Array) -> Callable[[Array], Array]:
