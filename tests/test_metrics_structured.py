@@ -337,7 +337,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_operation_is_the_definition(name, x64):
-    """The structured path where there is one, and what "auto" takes elsewhere, equal jacfwd of grad."""
+    """Streaming, and the structured path where there is one, equal jacfwd of grad."""
     f, params, shape, structured = MODELS[name]
     params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
     xs = jnp.asarray(np.random.default_rng(7).normal(size=(2, *shape)))
@@ -350,14 +350,15 @@ def test_every_operation_is_the_definition(name, x64):
     def measure(params, xs):
         return [
             tangent_sensitivity(f, params, xs, method=method, outputs=outputs)
-            for method in ("dense", "structured" if readable else "auto")
+            for method in ("dense", "streamed", "structured" if readable else "auto")
             for outputs in ("sum", "all")
         ]
 
-    *expected, summed, whole = measure(params, xs)
+    *expected, streamed_sum, streamed_all, summed, whole = measure(params, xs)
     # The definition itself has the digits of what is inside.
     rtol = 1e-5 if name == "narrow inside" else 1e-9
     np.testing.assert_allclose([summed, whole], expected, rtol=rtol, atol=1e-12)
+    np.testing.assert_allclose([streamed_sum, streamed_all], expected, rtol=rtol, atol=1e-12)
 
 
 def test_squares_do_not_leave_the_range_of_half_precision():

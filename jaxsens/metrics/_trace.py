@@ -15,7 +15,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-__all__ = ["PRODUCTS", "Kind", "Operation", "Site", "Trace", "Untraceable", "evaluate", "trace"]
+__all__ = [
+    "LINEAR",
+    "PRODUCTS",
+    "Kind",
+    "Operation",
+    "Reading",
+    "Site",
+    "Trace",
+    "Untraceable",
+    "evaluate",
+    "read",
+    "trace",
+]
 
 
 class Kind(enum.IntEnum):
@@ -120,6 +132,19 @@ class Operation(NamedTuple):
         """The primitive's name."""
         return self.primitive.name
 
+    def is_rearrangement(self, shapes: dict[int, Any]) -> bool:
+        """Whether the result has the operand's entries, each once: norms stay."""
+        if not self.inputs:
+            return False
+        ends = [shapes[v] for v in (self.inputs[0], self.outputs[0])]
+        real = all(jnp.issubdtype(shape.dtype, jnp.floating) for shape in ends)
+        same_size = math.prod(ends[0].shape) == math.prod(ends[1].shape)
+        return (
+            self.name in REARRANGEMENTS
+            or (self.name == "broadcast_in_dim" and same_size)
+            or (self.name == "convert_element_type" and real)
+        )
+
     def __call__(self, *values: Array) -> list[Array]:
         """The results for these operands."""
         bound = self.primitive.get_bind_params(self.params)
@@ -170,11 +195,45 @@ class Trace(NamedTuple):
 
 def trace(model: Callable[[list[Array], Array], Array], parameters: Sequence[Any], x: Any) -> Trace:
     """Reads `model(parameters, x)`, floating arrays or their shapes. Raises Untraceable."""
-    closed = jax.make_jaxpr(model)(list(parameters), x)
+    return _classify(read(jax.make_jaxpr(model)(list(parameters), x)))
+
+
+class Reading(NamedTuple):
+    """A traced function without nested calls; variables are numbers."""
+
+    arguments: tuple[int, ...]
+    results: tuple[int, ...]
+    operations: tuple[Operation, ...]
+    constants: dict[int, Any]
+    shapes: dict[int, jax.ShapeDtypeStruct]
+
+    def needed_for(self, variables: Sequence[int]) -> list[Operation]:
+        """The operations that these variables depend on, in order."""
+        wanted, kept = set(variables), []
+        for operation in reversed(self.operations):
+            if wanted & set(operation.outputs):
+                wanted |= set(operation.inputs)
+                kept.append(operation)
+        return kept[::-1]
+
+    def is_real(self, variable: int) -> bool:
+        """Whether a value is no complex number: the modulus of one has more than kinks."""
+        return not jnp.issubdtype(self.shapes[variable].dtype, jnp.complexfloating)
+
+    def is_floating(self, variable: int) -> bool:
+        """Whether a value has a derivative."""
+        return jnp.issubdtype(self.shapes[variable].dtype, jnp.inexact)
+
+
+def read(closed: Any) -> Reading:
+    """A jaxpr with its constants, flattened. Raises Untraceable."""
+    jaxpr, consts = _opened(closed)
     reader = _Reader()
-    *variables, example = (reader.new(v.aval) for v in closed.jaxpr.invars)
-    (output,) = reader.inline(closed.jaxpr, closed.consts, [*variables, example])
-    return _classify(reader, tuple(variables), example, output)
+    arguments = [reader.new(v.aval) for v in jaxpr.invars]
+    results = reader.inline(jaxpr, consts, arguments)
+    return Reading(
+        tuple(arguments), tuple(results), tuple(reader.operations), reader.constants, reader.shapes
+    )
 
 
 def evaluate(
@@ -231,40 +290,33 @@ class _Reader:
             known |= zip(equation.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def is_real(self, operation: Operation) -> bool:
-        """Whether no operand is complex: the modulus of a complex number has no kinks alone."""
-        return not any(jnp.issubdtype(self.shapes[v].dtype, jnp.complexfloating) for v in operation.inputs)
 
-    def is_floating(self, variable: int) -> bool:
-        """Whether a value has a derivative."""
-        return jnp.issubdtype(self.shapes[variable].dtype, jnp.inexact)
-
-
-def _classify(reader: _Reader, parameters: tuple[int, ...], example: int, output: int) -> Trace:
-    kinds = dict.fromkeys((*reader.constants, *parameters), Kind.CONSTANT) | {example: Kind.LINEAR}
+def _classify(reading: Reading) -> Trace:
+    *parameters, example = reading.arguments
+    kinds = dict.fromkeys((*reading.constants, *parameters), Kind.CONSTANT) | {example: Kind.LINEAR}
     # The parameters that a value depends on, as far as it does not depend on the input but by steps.
-    behind = dict.fromkeys((*reader.constants, example), frozenset())
+    behind = dict.fromkeys((*reading.constants, example), frozenset())
     behind |= {v: frozenset([leaf]) for leaf, v in enumerate(parameters)}
     origins: dict[int, int | None] = {v: leaf for leaf, v in enumerate(parameters)}
     rearranged = {example}
     fixed, active, sites, piecewise_linear = [], [], [], True
 
-    for operation in _needed(reader.operations, output):
-        found = _kinds(reader, operation, kinds)
+    for operation in reading.needed_for([reading.results[0]]):
+        found = _kinds(reading, operation, kinds)
         steady = frozenset().union(*(behind[v] for v in operation.inputs if kinds[v] <= Kind.STEP))
         for variable, kind in zip(operation.outputs, found, strict=True):
             kinds[variable] = kind
-            differentiable = reader.is_floating(variable) and operation.name not in STEPS
+            differentiable = reading.is_floating(variable) and operation.name not in STEPS
             behind[variable] = steady if differentiable else frozenset()
         of_inputs = [kinds[v] for v in operation.inputs]
         if max(of_inputs, default=Kind.CONSTANT) is Kind.CONSTANT:
             fixed.append(operation)
-            if _is_rearrangement(reader, operation):
+            if operation.is_rearrangement(reading.shapes):
                 origins[operation.outputs[0]] = origins.get(operation.inputs[0])
             continue
         _check_readable(operation)
         active.append(operation)
-        if operation.inputs[0] in rearranged and _is_rearrangement(reader, operation):
+        if operation.inputs[0] in rearranged and operation.is_rearrangement(reading.shapes):
             rearranged.add(operation.outputs[0])
         weights = tuple(i for i, v in enumerate(operation.inputs) if not of_inputs[i] and behind[v])
         if weights and operation.name not in STEPS:
@@ -283,14 +335,14 @@ def _classify(reader: _Reader, parameters: tuple[int, ...], example: int, output
         ]
     uses = [leaf for site in sites for leaf in site.leaves]
     return Trace(
-        constants=reader.constants,
-        parameters=parameters,
+        constants=reading.constants,
+        parameters=tuple(parameters),
         example=example,
-        output=output,
+        output=reading.results[0],
         fixed=tuple(fixed),
         active=tuple(active),
         kinds=kinds,
-        shapes=reader.shapes,
+        shapes=reading.shapes,
         sites=tuple(site if uses.count(site.leaf) == 1 else site._replace(leaf=None) for site in sites),
         rearranged=frozenset(rearranged),
         piecewise_linear=piecewise_linear,
@@ -302,28 +354,8 @@ def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
-def _needed(operations: Sequence[Operation], output: int) -> list[Operation]:
-    """Without those that the output does not depend on."""
-    wanted, kept = {output}, []
-    for operation in reversed(operations):
-        if wanted & set(operation.outputs):
-            wanted |= set(operation.inputs)
-            kept.append(operation)
-    return kept[::-1]
-
-
-def _is_rearrangement(reader: _Reader, operation: Operation) -> bool:
-    """Whether the result has the operand's entries, each once: norms stay."""
-    if not operation.inputs:
-        return False
-    sizes = {math.prod(reader.shapes[v].shape) for v in (operation.inputs[0], operation.outputs[0])}
-    cast = operation.name == "convert_element_type" and reader.is_floating(operation.inputs[0])
-    grown = operation.name == "broadcast_in_dim" and len(sizes) == 1
-    return operation.name in REARRANGEMENTS or cast or grown
-
-
 def _kinds(
-    reader: _Reader, operation: Operation, kinds: dict[int, Kind], *, piecewise: bool = True
+    reading: Reading, operation: Operation, kinds: dict[int, Kind], *, piecewise: bool = True
 ) -> list[Kind]:
     """The kinds of an operation's results; `piecewise=False` counts a kink as not linear."""
     name = operation.name
@@ -332,26 +364,26 @@ def _kinds(
     if top is Kind.LINEAR:
         linear = (
             name in LINEAR
-            or (name in PIECEWISE_LINEAR and piecewise and reader.is_real(operation))
+            or (name in PIECEWISE_LINEAR and piecewise and all(map(reading.is_real, operation.inputs)))
             or (name == "select_n" and of_inputs[0] is not Kind.LINEAR)
             or (name == "div" and of_inputs[1] is not Kind.LINEAR)
             or (name in PRODUCTS - {"div"} and of_inputs.count(Kind.LINEAR) == 1)
-            or (name == "custom_jvp_call" and piecewise and _is_piecewise_linear(reader, operation, kinds))
+            or (name == "custom_jvp_call" and piecewise and _is_piecewise_linear(reading, operation, kinds))
         )
         top = Kind.LINEAR if linear else Kind.SMOOTH
     if name in STEPS:
         top = min(top, Kind.STEP)
-    return [top if reader.is_floating(v) else min(top, Kind.STEP) for v in operation.outputs]
+    return [top if reading.is_floating(v) else min(top, Kind.STEP) for v in operation.outputs]
 
 
-def _is_piecewise_linear(reader: _Reader, operation: Operation, kinds: dict[int, Kind]) -> bool:
+def _is_piecewise_linear(reading: Reading, operation: Operation, kinds: dict[int, Kind]) -> bool:
     """Whether a function that brings its own derivative is piecewise linear by both.
 
     By the rule it is if its result is linear in the tangents and looks at the operands only to compare them.
     """
-    if not all(map(reader.is_floating, operation.inputs)):
+    if not all(map(reading.is_floating, operation.inputs)):
         return False
-    shapes = [reader.shapes[v] for v in operation.inputs]
+    shapes = [reading.shapes[v] for v in operation.inputs]
     of_inputs = [kinds[v] for v in operation.inputs]
     call = operation.params["call_jaxpr"]
     rule = jax.make_jaxpr(lambda xs, ts: jax.jvp(lambda *xs: operation(*xs), xs, ts)[1])(
@@ -367,14 +399,12 @@ def _is_piecewise_linear(reader: _Reader, operation: Operation, kinds: dict[int,
 
 def _kind_of(closed: Any, of_arguments: Sequence[Kind], *, piecewise: bool) -> Kind:
     """The kind of a jaxpr's results for arguments of these kinds."""
-    reader = _Reader()
-    jaxpr, consts = _opened(closed)
-    arguments = [reader.new(v.aval) for v in jaxpr.invars]
-    results = reader.inline(jaxpr, consts, arguments)
-    kinds = dict.fromkeys(reader.constants, Kind.CONSTANT) | dict(zip(arguments, of_arguments, strict=True))
-    for operation in reader.operations:
-        kinds |= zip(operation.outputs, _kinds(reader, operation, kinds, piecewise=piecewise), strict=True)
-    return max(kinds[v] for v in results)
+    reading = read(closed)
+    kinds = dict.fromkeys(reading.constants, Kind.CONSTANT)
+    kinds |= zip(reading.arguments, of_arguments, strict=True)
+    for operation in reading.operations:
+        kinds |= zip(operation.outputs, _kinds(reading, operation, kinds, piecewise=piecewise), strict=True)
+    return max(kinds[v] for v in reading.results)
 
 
 def _check_readable(operation: Operation) -> None:

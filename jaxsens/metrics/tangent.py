@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend import core
 from jaxtyping import Float, PyTree
 
 from jaxsens.checks import check_at_least, check_choice, check_key, is_concrete, refuse
 from jaxsens.metrics._batching import bind
+from jaxsens.metrics._streamed import derivative_squares, streamed_norms, sum_of_squares
 from jaxsens.metrics._structured import Plan, make_plan, structured_norms
 from jaxsens.metrics._trace import Untraceable, trace
 from jaxsens.types import Estimate, Function, Params, PRNGKey
@@ -30,8 +30,6 @@ __all__ = [
 
 OUTPUTS = ("sum", "all")
 METHODS = ("auto", "structured", "streamed", "dense", "hutchinson")
-# Tangents of the size of the parameters at once: few stay in the cache, and more are slower.
-_STREAMED_CHUNK = 8
 # Numbers of dF/dy that are held at once: half a gigabyte.
 _HELD_NUMBERS = 2**27
 
@@ -102,8 +100,9 @@ def tangent_sensitivity(
             of less than D / 2 units, as many as these, from that layer on. A smooth network of dense layers
             takes D passes of both kinds. Its first derivative is exact; a second one is refused where it
             would not be.
-        "streamed": `jvp` of `grad` over the input's basis, `chunk_size` directions at a time: for any f, in
-            memory of `chunk_size` gradients, D times the work of one.
+        "streamed": the derivative of `grad` over the input's basis, `chunk_size` directions at a time: for
+            any f, in memory of `chunk_size` gradients, D times the work of one. A tangent that is an outer
+            product, as of a dense layer's weight in a piecewise linear network, is not formed.
         "dense": the definition, in memory of parameters x D.
         "hutchinson": E|Sens v|^2 over v ~ N(0, I): unbiased, the work of `num_probes` gradients.
         "auto": "structured" where it is exact without tangents of the size of weights, else "streamed";
@@ -138,15 +137,17 @@ def tangent_sensitivity(
         return jnp.concatenate([run(model.leaves, xs[i : i + size]) for i in range(0, len(xs), size)])
     gradient, shape = model.gradient(outputs), xs.shape[1:]
     if method == "dense":
-        return jax.lax.map(lambda x: _square(jax.jacfwd(gradient, argnums=1)(model.leaves, x), x.dtype), xs)
+        return jax.lax.map(
+            lambda x: sum_of_squares(jax.jacfwd(gradient, argnums=1)(model.leaves, x), x.dtype), xs
+        )
     if method == "streamed":
-        return _streamed(gradient, model.leaves, xs, chunk_size)
+        return streamed_norms(gradient, model.leaves, xs, chunk_size)
 
     def probe(key: Array, indices: Array) -> Array:
         return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, xs.dtype))(indices)
 
     keys = jax.random.split(key, len(xs))
-    squares = _squares(gradient, model.leaves, xs, keys, probe, num_probes, chunk_size)
+    squares = derivative_squares(gradient, model.leaves, xs, keys, probe, num_probes, chunk_size=chunk_size)
     return Estimate(jnp.mean(squares, axis=1), jnp.std(squares, axis=1, ddof=1) / num_probes**0.5)
 
 
@@ -176,7 +177,7 @@ def mean_tangent_sensitivity(
         gradients = jax.vmap(lambda x: gradient(leaves, x + shift))(xs)
         return [jnp.mean(g, axis=0) for g in gradients]
 
-    return _streamed(mean_gradient, model.leaves, jnp.zeros_like(xs[:1]), chunk_size)[0]
+    return streamed_norms(mean_gradient, model.leaves, jnp.zeros_like(xs[:1]), chunk_size)[0]
 
 
 def tangent_method(f: Function, params: Params, x: Float[Array, "*shape"]) -> TangentMethod:
@@ -273,72 +274,3 @@ def _check_options(method: str, chunk_size: int | None, num_probes: int | None, 
     check_key(key)
     # One probe has no error bar.
     check_at_least("num_probes", num_probes, 2)
-
-
-def _streamed(
-    gradient: Callable, leaves: list[Array], xs: Array, chunk_size: int | None
-) -> Float[Array, " n"]:
-    """The sum over the input's basis of |Sens e_i|^2, for each example."""
-    shape, size = xs.shape[1:], xs[0].size
-
-    def basis(_: Array, indices: Array) -> Array:
-        return jax.nn.one_hot(indices, size, dtype=xs.dtype).reshape(-1, *shape)
-
-    none = jnp.zeros(len(xs))
-    return jnp.sum(_squares(gradient, leaves, xs, none, basis, size, chunk_size), axis=1)
-
-
-def _squares(
-    gradient: Callable[[list[Array], Array], list[Array]],
-    leaves: list[Array],
-    xs: Array,
-    seeds: Array,
-    directions: Callable[[Array, Array], Array],
-    count: int,
-    chunk_size: int | None,
-) -> Float[Array, "n count"]:
-    """|Sens(x) v_i|^2 of each example, v_i = `directions(seed, i)` with the example's own seed."""
-    outputs = jax.eval_shape(gradient, leaves, xs[0])
-    growth = sum(g.size for g in outputs) // max(1, sum(leaf.size for leaf in leaves))
-    chunk = min(count, chunk_size or max(1, _STREAMED_CHUNK // max(1, growth)))
-    chunks = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
-
-    def of_example(leaves: list[Array], x: Array, seed: Array) -> Callable[[Array], Array]:
-        _, derivative = jax.linearize(lambda x: gradient(leaves, x), x)
-        return lambda indices: jax.vmap(lambda v: _square(derivative(v), x.dtype))(directions(seed, indices))
-
-    if _loops_in_python(gradient, leaves, xs):
-        step = jax.jit(lambda leaves, x, seed, indices: of_example(leaves, x, seed)(indices))
-        squares = [[step(leaves, x, seed, i) for i in chunks] for x, seed in zip(xs, seeds, strict=True)]
-        return jnp.stack([jnp.concatenate(row)[:count] for row in squares])
-    squares = jax.jit(
-        lambda leaves, *examples: jax.lax.map(
-            lambda one: jax.lax.map(of_example(leaves, *one), chunks), examples
-        )
-    )(leaves, xs, seeds)
-    return squares.reshape(len(xs), -1)[:, :count]
-
-
-def _square(tree: PyTree, dtype: Any) -> Float[Array, ""]:
-    return sum(jnp.sum(leaf.astype(dtype) ** 2) for leaf in jax.tree.leaves(tree))
-
-
-def _loops_in_python(gradient: Callable, leaves: list[Array], xs: Array) -> bool:
-    """Whether XLA's own loop would be slow, and Python's can be had.
-
-    On a CPU a gradient of a convolution inside a compiled loop is 50 to 200 times slower than outside.
-    """
-    if jax.default_backend() != "cpu" or not all(map(is_concrete, (*leaves, xs))):
-        return False
-    return _mentions(jax.make_jaxpr(gradient)(leaves, xs[0]).jaxpr, "conv_general_dilated")
-
-
-def _mentions(jaxpr: core.Jaxpr, name: str) -> bool:
-    def inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-        values = jax.tree.leaves(list(params.values()), is_leaf=lambda v: isinstance(v, core.ClosedJaxpr))
-        return [getattr(v, "jaxpr", v) for v in values if isinstance(v, core.Jaxpr | core.ClosedJaxpr)]
-
-    return any(
-        equation.primitive.name == name or any(_mentions(j, name) for j in inner(equation.params))
-        for equation in jaxpr.eqns
-    )
