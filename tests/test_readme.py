@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_first_two_blocks_are_one_command_each():
@@ -24,9 +27,19 @@ def test_python_blocks_run(capsys):
     assert "+-" in capsys.readouterr().out
 
 
-def test_files_named_in_the_readme_exist():
-    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks("python", page.read_text())], ids=lambda page: page.name
+)
+def test_python_blocks_of_the_docs_run(page, capsys):
+    for block in blocks("python", page.read_text()):
+        exec(compile(block, page.name, "exec"), {})
+    assert "+-" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_files_named_in_the_docs_exist(page):
+    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
+        assert (page.parent / path).exists(), path
 
 
 def test_errata_name_tests_that_exist():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from jaxsens import stats
 from jaxsens.stats import (
     StatsError,
     correlation,
@@ -247,3 +248,50 @@ def test_calibration_error_by_hand():
         expected_calibration_error([[2.0, -1.0]], [0])
     with pytest.raises(StatsError, match="got num_bins=0"):
         expected_calibration_error(probabilities, [0, 1, 1], num_bins=0)
+
+
+def test_mean_interval_is_students():
+    """Its half width over 10 values against SciPy's t-test; it covers the mean as often as it says."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, 10)
+    found = stats.mean_interval(values)
+    wanted = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([found.low, found.high], wanted, rtol=1e-10)
+    assert found.num_values == 10
+    intervals = [stats.mean_interval(draw) for draw in rng.normal(0, 1, (2000, 3))]
+    covered = np.mean([i.low < 0 < i.high for i in intervals])
+    assert 0.93 < covered < 0.97
+    single = stats.mean_interval([4.0])
+    assert single.value == 4
+    assert np.isnan(single.low)
+    assert stats.mean_interval([1.0, np.inf]).value == np.inf
+
+
+def test_moments_of_a_histogram_are_those_of_its_values():
+    values, counts = np.array([1, 2, 4, 9]), np.array([3, 5, 0, 2])
+    repeated = np.repeat(values, counts)
+    found = stats.histogram_moments(values, counts)
+    wanted = (repeated.mean(), repeated.std(), scipy.stats.skew(repeated), scipy.stats.kurtosis(repeated))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_moments_of_a_binomial_distribution():
+    """Skewness (1 - 2p) / sqrt(npq), excess kurtosis (1 - 6pq) / npq."""
+    n, p = 100, 0.2
+    found = stats.histogram_moments(np.arange(n + 1), scipy.stats.binom(n, p).pmf(np.arange(n + 1)))
+    spread = n * p * (1 - p)
+    wanted = (n * p, spread**0.5, (1 - 2 * p) / spread**0.5, (1 - 6 * p * (1 - p)) / spread)
+    np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
+def test_refusals_of_means_and_moments():
+    with pytest.raises(stats.StatsError, match="one number or more, no NaN"):
+        stats.mean_interval([])
+    with pytest.raises(stats.StatsError, match="no NaN"):
+        stats.mean_interval([1.0, np.nan])
+    with pytest.raises(stats.StatsError, match="confidence=2"):
+        stats.mean_interval([1.0], confidence=2.0)
+    with pytest.raises(stats.StatsError, match="shapes"):
+        stats.histogram_moments([1, 2], [1])
+    with pytest.raises(stats.StatsError, match="fewer than two different values"):
+        stats.histogram_moments([1, 2], [3, 0])

@@ -151,7 +151,12 @@ def test_what_decides_a_number_decides_the_file(finished):
             run_module.cell_file(
                 dataclasses.replace(cell, measure=dataclasses.replace(MEASURE, **change)), config, "f"
             )
-            for change in ({"derivative_examples": 9}, {"num_draws": 2})
+            for change in (
+                {"derivative_examples": 9},
+                {"num_draws": 2},
+                {"tangent_examples": 9},
+                {"output_sensitivity": False},
+            )
         ),
         *(
             run_module.cell_file(
@@ -162,7 +167,7 @@ def test_what_decides_a_number_decides_the_file(finished):
         run_module.cell_file(dataclasses.replace(cell, seeds=4), config, "f"),
         run_module.cell_file(cell, config, "other data"),
     ]
-    assert len({name, *others}) == 1 + len(others) == 11
+    assert len({name, *others}) == 1 + len(others) == 13
 
 
 def test_a_variance_beside_an_equation_is_unbiased(finished):

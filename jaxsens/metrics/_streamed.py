@@ -19,10 +19,10 @@ from jaxsens.metrics._trace import Operation, Untraceable, evaluate, read
 
 __all__ = ["derivative_squares", "streamed_norms", "sum_of_squares"]
 
-# Numbers of the tangents of parameters that are formed at once, and the bounds of their count: more than the
-# cache holds are slower.
-_CHUNK_NUMBERS = 2**21
-_FEWEST, _MOST = 4, 64
+# Numbers of the tangents of parameters that are formed at once, and of the directions, whose chunk must not
+# grow with the input; and the fewest tangents. More than the cache holds are slower.
+_FORMED_NUMBERS, _DIRECTION_NUMBERS = 2**21, 2**16
+_FEWEST = 4
 
 Gradient = Callable[[list[Array], Array], list[Array]]
 
@@ -61,8 +61,8 @@ def derivative_squares(
         return lambda indices: jax.vmap(square)(directions(seed, indices))
 
     jax.eval_shape(lambda *one: squares_of(*one)(jnp.arange(1)), leaves, xs[0], seeds[0])
-    fitting = min(max(_CHUNK_NUMBERS // max(1, formed), _FEWEST), _MOST)
-    chunk = min(count, chunk_size or fitting)
+    fitting = min(_FORMED_NUMBERS // max(1, formed), _DIRECTION_NUMBERS // max(1, xs[0].size))
+    chunk = min(count, chunk_size or max(fitting, _FEWEST))
     chunks = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
     if _loops_in_python(gradient, leaves, xs):
         step = jax.jit(lambda leaves, x, seed, indices: squares_of(leaves, x, seed)(indices))

@@ -2,6 +2,7 @@
 
 from jaxsens.models.layers import Dense, Dropout, Flatten
 from jaxsens.models.network import Network, bridge, build
+from jaxsens.models.perceptron import check_perceptron_config, perceptron
 from jaxsens.models.zoo import ModelConfig, alexnet, cnn, fully_connected, resnet, vgg
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "alexnet",
     "bridge",
     "build",
+    "check_perceptron_config",
     "cnn",
     "fully_connected",
+    "perceptron",
     "resnet",
     "vgg",
 ]

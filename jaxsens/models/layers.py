@@ -11,6 +11,7 @@ from typing import TypeAlias
 from jaxsens.checks import refuse
 
 __all__ = [
+    "BATCH_NORM_EPSILON",
     "AveragePool",
     "Conv",
     "Dense",
@@ -23,6 +24,9 @@ __all__ = [
 ]
 
 Shape: TypeAlias = tuple[int, ...]
+
+# What batch normalisation adds to a variance before it takes the root.
+BATCH_NORM_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,7 +160,13 @@ class Affine(nnx.Module):
             self.linear = _linear(shape[0], layer.units, parts)
         features = layer.output_shape(shape)[-1]
         self.norm = (
-            nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=parts.rngs)
+            nnx.BatchNorm(
+                features,
+                momentum=0.9,
+                epsilon=spec.BATCH_NORM_EPSILON,
+                use_fast_variance=False,
+                rngs=parts.rngs,
+            )
             if layer.batch_norm
             else None
         )

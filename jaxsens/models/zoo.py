@@ -5,6 +5,7 @@ configurations; `docs/errata.md` lists each point.
 """
 
 import dataclasses
+import re
 
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
 from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, Layer, MaxPool, Residual
@@ -16,6 +17,8 @@ _TITLES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "fc": "FC", "
 # What an architecture has when nothing is said; anything else is part of a network's name.
 _USUAL_REGULARIZATION = {"alexnet": "do+mp", "vgg": "bn+mp", "resnet": "bn", "fc": "none", "cnn": "none"}
 _REGULARIZATION_TITLES = {"none": "plain", "bn": "BN", "do": "dropout", "mp": "max-pool"}
+# Dropout that leaves out the first hidden layers is another regulariser, and named by where it starts.
+_LATE_DROPOUT = re.compile(r"do(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ModelConfig:
     def label(self) -> str:
         """What a legend says: the title, the initialiser but XU, the regularisation where it is unusual."""
         usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
-        words = [_REGULARIZATION_TITLES[part] for part in self.regularization.split("+")]
+        words = [_regularization_title(part) for part in self.regularization.split("+")]
         return (
             self.title
             + ("" if self.init == "XU" else f" {self.init}")
@@ -69,19 +72,36 @@ class ModelConfig:
 
 
 def fully_connected(
-    hidden_layers: int, width: int, *, batch_norm: bool = False, dropout: float | int = 0.0, init: str = "SN"
+    hidden_layers: int,
+    width: int,
+    *,
+    batch_norm: bool = False,
+    dropout: float | int = 0.0,
+    dropout_from: int = 1,
+    init: str = "SN",
 ) -> ModelConfig:
-    """M hidden layers of one width. (A counts "a 3-layer FC" with its output layer: 2 hidden layers.)"""
+    """M hidden layers of one width. (A counts "a 3-layer FC" with its output layer: 2 hidden layers.)
+
+    Dropout follows hidden layers `dropout_from`, ..., M; C's Table A1 has 2, named fc-4x100-fu-do2.
+    """
     check_at_least("hidden_layers", hidden_layers, 1)
     check_at_least("width", width, 1)
-    hidden = (Dense(width, batch_norm=batch_norm), *_dropout(dropout)) * hidden_layers
+    if not 1 <= dropout_from <= hidden_layers:
+        raise refuse(
+            f"dropout_from={dropout_from} for {hidden_layers} hidden layers",
+            f"a hidden layer, 1 to {hidden_layers}",
+            "pass dropout=0 for no dropout",
+        )
+    dense = Dense(width, batch_norm=batch_norm)
+    hidden = (dense,) * (dropout_from - 1)
+    hidden += (dense, *_dropout(dropout)) * (hidden_layers - dropout_from + 1)
     return ModelConfig(
         name=f"fc-{hidden_layers}x{width}",
         family=f"fc-{hidden_layers}",
         scale=width,
         layers=(Flatten(), *hidden),
         hidden_layers=hidden_layers,
-        regularization=_label(batch_norm=batch_norm, dropout=dropout > 0),
+        regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, dropout_from=dropout_from),
         init=init,
     )
 
@@ -243,6 +263,14 @@ def _dropout(rate: float | int) -> tuple[Layer, ...]:
     return (Dropout(rate),) if rate else ()
 
 
-def _label(*, batch_norm: bool = False, dropout: bool = False, max_pool: bool = False) -> str:
-    used = [name for name, on in (("bn", batch_norm), ("do", dropout), ("mp", max_pool)) if on]
+def _label(
+    *, batch_norm: bool = False, dropout: bool = False, dropout_from: int = 1, max_pool: bool = False
+) -> str:
+    late = "do" if dropout_from == 1 else f"do{dropout_from}"
+    used = [name for name, on in (("bn", batch_norm), (late, dropout), ("mp", max_pool)) if on]
     return "+".join(used) or "none"
+
+
+def _regularization_title(part: str) -> str:
+    late = _LATE_DROPOUT.fullmatch(part)
+    return f"dropout from layer {late[1]}" if late else _REGULARIZATION_TITLES[part]

@@ -1,5 +1,17 @@
 """Pictures of saved tables. Imports no JAX: a figure is redrawn without a run."""
 
+from jaxsens.plotting.curves import (
+    Curve,
+    CurvePanel,
+    decades,
+    decades_of_log,
+    figure_of_curves,
+    histogram_curve,
+    normal_curve,
+    row_curve,
+    sampled_curve,
+    save_curves,
+)
 from jaxsens.plotting.equations import Line, Prediction, equation_7, equation_9, equation_14
 from jaxsens.plotting.figures import loss_against_sensitivity
 from jaxsens.plotting.panel import Panel
@@ -11,6 +23,7 @@ from jaxsens.plotting.results import (
     equation_7_line,
     equation_9_line,
     equation_14_line,
+    rank_correlation_rows,
     save_panels,
     save_rows,
 )
@@ -18,21 +31,32 @@ from jaxsens.plotting.style import save_figure
 
 __all__ = [
     "CellPoints",
+    "Curve",
+    "CurvePanel",
     "Line",
     "Panel",
     "Prediction",
     "column_median",
     "correlation_rows",
+    "decades",
+    "decades_of_log",
     "equation_7",
     "equation_7_line",
     "equation_9",
     "equation_9_line",
     "equation_14",
     "equation_14_line",
+    "figure_of_curves",
     "figure_of_panels",
     "figure_one_points",
+    "histogram_curve",
     "loss_against_sensitivity",
+    "normal_curve",
+    "rank_correlation_rows",
     "relabel",
+    "row_curve",
+    "sampled_curve",
+    "save_curves",
     "save_figure",
     "save_panels",
     "save_rows",

@@ -20,6 +20,7 @@ __all__ = [
     "equation_7_line",
     "equation_9_line",
     "equation_14_line",
+    "rank_correlation_rows",
     "save_panels",
     "save_rows",
 ]
@@ -78,6 +79,22 @@ def correlation_rows(table: Table, *, x: str, y: str) -> dict[str, Value]:
         **with_interval("rho of logs", stats.pearson, np.log(logs.x), np.log(logs.y)),
         **with_interval("rho", stats.pearson, plain.x, plain.y),
         **with_interval("Spearman", stats.spearman, plain.x, plain.y),
+    }
+
+
+def rank_correlation_rows(table: Table, *, x: str, y: str) -> dict[str, Value]:
+    """Kendall's tau and Spearman's rho between two columns over cells, with 95 % bootstrap intervals.
+
+    Of arithmetic means over members; both see the order alone, so x may be a logarithm. Correlations of fewer
+    than 3 cells, or of a constant, are None.
+    """
+    points = figure_one_points(table, x=x, y=y, log_x=False, log_y=False)
+    return {
+        "cells": len(points.x),
+        "members": int(points.num_members.sum()),
+        "left out": points.num_left_out,
+        **with_interval("tau", stats.kendall, points.x, points.y),
+        **with_interval("Spearman", stats.spearman, points.x, points.y),
     }
 
 

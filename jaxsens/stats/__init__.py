@@ -8,17 +8,22 @@ from jaxsens.stats.calibration import expected_calibration_error, fit_temperatur
 from jaxsens.stats.checks import StatsError
 from jaxsens.stats.correlations import Correlation, correlation, kendall, pearson, spearman
 from jaxsens.stats.granulated import Environment, Granulated, granulated_kendall, worst_environment
+from jaxsens.stats.moments import MeanInterval, Moments, histogram_moments, mean_interval
 
 __all__ = [
     "Correlation",
     "Environment",
     "Granulated",
+    "MeanInterval",
+    "Moments",
     "StatsError",
     "correlation",
     "expected_calibration_error",
     "fit_temperature",
     "granulated_kendall",
+    "histogram_moments",
     "kendall",
+    "mean_interval",
     "pearson",
     "spearman",
     "worst_environment",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
 from jaxsens.data import Dataset, normalize
-from jaxsens.models import ModelConfig
+from jaxsens.models import ModelConfig, fully_connected
 from jaxsens.train import TrainConfig
 
 __all__ = [
@@ -15,6 +15,9 @@ __all__ = [
     "INPUT_SCALES",
     "PAPER",
     "QUICK",
+    "TANGENT_CPU",
+    "TANGENT_PAPER",
+    "TANGENT_QUICK",
     "Cell",
     "DataConfig",
     "MeasureConfig",
@@ -54,21 +57,28 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
-    """How S and the Jacobian norms are taken: by default A's noise, one draw per example.
+    """What is measured, and how: by default S with A's noise, one draw per example, and the Jacobian norms.
 
     The exact derivatives, K reverse passes for the Jacobian norms, use the first `derivative_examples` test
-    examples; S uses all. `snapshots` are epochs at which networks are measured on their way, besides the end.
+    examples; S uses all. `output_sensitivity=False` leaves out S, which takes longest on many images, and
+    what follows from it (eq. 9, temperature scaling). `tangent_examples` training and as many test examples
+    give the tangent sensitivity of B and C, for ReLU perceptrons only (0: not measured); active units are
+    counted on all examples. `snapshots` are epochs at which networks are measured on their way, besides the
+    end.
     """
 
     noise_std: float = 0.1
     num_draws: int = 1
     derivative_examples: int = 1000
+    output_sensitivity: bool = True
+    tangent_examples: int = 0
     snapshots: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_positive("noise_std", self.noise_std)
         check_at_least("num_draws", self.num_draws, 1)
         check_at_least("derivative_examples", self.derivative_examples, 1)
+        check_at_least("tangent_examples", self.tangent_examples, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +157,46 @@ CPU_CONVOLUTIONAL = dataclasses.replace(CPU, seeds=3, train=TrainConfig(max_epoc
 
 PAPER = Preset(seeds=10)
 """A's settings (Appendix A): 1000 training images, all test images, at most 2000 epochs, 10 runs."""
+
+
+# C's Table A1 and Appendix C: no regularisation, BN in all hidden layers, dropout from the second one on. The
+# rate is not given. Inputs are normalised as in the published code.
+_TANGENT_TRAIN = TrainConfig("sgd", learning_rate=0.05, weight_decay=5e-4, batch_size=64, max_epochs=50)
+_TANGENT_VARIANTS = ({}, {"batch_norm": True}, {"dropout": 0.5, "dropout_from": 2})
+
+TANGENT_PAPER = Preset(
+    models=tuple(fully_connected(4, 100, init="FU", **variant) for variant in _TANGENT_VARIANTS),
+    seeds=10,
+    num_train=None,
+    inputs="standard",
+    train=_TANGENT_TRAIN,
+    measure=MeasureConfig(
+        derivative_examples=1000,
+        output_sensitivity=False,
+        tangent_examples=10_000,
+        snapshots=tuple(range(50)),
+    ),
+)
+"""C's networks and settings (Table A1, Appendix C): all of CIFAR-10, measured at the start of each epoch."""
+
+TANGENT_CPU = dataclasses.replace(
+    TANGENT_PAPER,
+    seeds=3,
+    measure=dataclasses.replace(TANGENT_PAPER.measure, derivative_examples=500, tangent_examples=1000),
+)
+"""The same with fewer seeds, and tangent sensitivities at fewer images."""
+
+TANGENT_QUICK = dataclasses.replace(
+    QUICK,
+    models=tuple(fully_connected(3, 16, init="FU", **variant) for variant in _TANGENT_VARIANTS),
+    seeds=2,
+    inputs="standard",
+    train=dataclasses.replace(_TANGENT_TRAIN, max_epochs=6),
+    measure=MeasureConfig(
+        derivative_examples=50, output_sensitivity=False, tangent_examples=50, snapshots=tuple(range(6))
+    ),
+)
+"""Embedded data and seconds a network, as `QUICK`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Trained members to numbers: losses, S, Jacobian norms, and the bias-variance decomposition of a cell."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,29 +23,28 @@ from jaxsens.metrics import (
 from jaxsens.models import Dense, Dropout, Flatten, ModelConfig, Network
 from jaxsens.stats import StatsError, fit_temperature
 from jaxsens.sweep.cells import MeasureConfig
+from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
+from jaxsens.sweep.tangent import TangentPrograms, compile_tangent, tangent_measures
+from jaxsens.table import Value
 from jaxsens.train import LOSSES, Member, Training
 
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
-# Examples, and reverse passes, per compiled call: small enough to stay in memory for the largest network.
-# Each chunk of examples has a noise key of its own, so the first number decides the noise.
-_FORWARD_EXAMPLES = 500
-_REVERSE_PASSES = 1000
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
 _NOISE = 2**31 - 1
 
 
 class Programs(NamedTuple):
-    """What is compiled once per cell and called for each member and each chunk of examples."""
+    """What is compiled once per architecture and called for each member and each chunk of examples."""
 
-    start: Callable[[Array], Member]
     predict: Callable[..., Array]
     noise: Callable[..., Array]
     norms: Callable[..., Any]
     linearized: Callable[..., Array]
+    tangent: TangentPrograms | None
 
 
-def compile_programs(network: Network, training: Training, measure: MeasureConfig) -> Programs:
+def compile_programs(model: ModelConfig, network: Network, measure: MeasureConfig) -> Programs:
     """The jitted measures of one network. Nothing is compiled before it is called."""
 
     def noise(params: Any, state: Any, xs: Array, key: Array) -> Array:
@@ -66,17 +65,17 @@ def compile_programs(network: Network, training: Training, measure: MeasureConfi
     def linearized(params: Any, state: Any, xs: Array) -> Array:
         return linearized_output_sensitivity(network.function(state), params, xs, noise_std=measure.noise_std)
 
-    return Programs(*map(jax.jit, (training.start, network.predict, noise, norms, linearized)))
+    jitted = map(jax.jit, (network.predict, noise, norms, linearized))
+    return Programs(*jitted, compile_tangent(model) if measure.tangent_examples else None)
 
 
 def evaluate_cell(
-    network: Network,
+    programs: Programs,
     training: Training,
     members: Member,
     seeds: tuple[int, ...],
     data: Dataset,
     measure: MeasureConfig,
-    programs: Programs | None = None,
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
@@ -84,14 +83,13 @@ def evaluate_cell(
     no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
     difference of large outputs.
     """
-    programs = programs or compile_programs(network, training, measure)
     rows, logits = [], []
     for index, seed in enumerate(seeds):
         member = jax.tree.map(lambda leaf, index=index: leaf[index], members)
         row = {"epochs": int(member.epoch), "diverged": True}
         if not member.diverged and all_finite((member.params, member.state)):
             with jax.default_matmul_precision("highest"):
-                start = programs.start(jax.random.key(seed))
+                start = training.start(jax.random.key(seed))
                 values, outputs = evaluate_member(
                     programs, start, member, seed, data, measure, training.config.loss
                 )
@@ -102,7 +100,7 @@ def evaluate_cell(
     if not logits:
         return rows
     shared = cell_numbers(np.stack(logits), data)
-    sensitivities = [row["sensitivity_after"] for row in rows if not row["diverged"]]
+    sensitivities = [row.get("sensitivity_after") for row in rows if not row["diverged"]]
     if data.task == "classification" and None not in sensitivities:
         shared["predicted_loss"] = float(
             predicted_loss(
@@ -123,18 +121,32 @@ def evaluate_member(
     data: Dataset,
     measure: MeasureConfig,
     loss: str,
-) -> tuple[dict[str, float | None], np.ndarray]:
+) -> tuple[dict[str, Value], np.ndarray]:
     """The numbers of one member, and its outputs on the test set, before the softmax."""
-    key = jax.random.fold_in(jax.random.key(seed), _NOISE)
-    classification = data.task == "classification"
-    values: dict[str, float | None] = {}
+    values: dict[str, Value] = {}
     for split, xs, ys in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         outputs = np.concatenate(
-            [programs.predict(member.params, member.state, x) for x in chunks(xs, _FORWARD_EXAMPLES)]
+            [programs.predict(member.params, member.state, x) for x in chunks(xs, FORWARD_EXAMPLES)]
         )
         values[f"{split}_loss"] = mean_loss(outputs, ys, loss)
-        if classification:
+        if data.task == "classification":
             values[f"{split}_accuracy"] = float(np.mean(outputs.argmax(axis=-1) == ys))
+    if measure.output_sensitivity:
+        values |= output_sensitivities(programs, start, member, seed, data)
+        if data.task == "classification":
+            values |= calibrated(outputs, data.y_test, values["sensitivity_after"])
+    values |= derivatives(programs, member, data, measure)
+    if programs.tangent is not None:
+        values |= tangent_measures(programs.tangent, member, data, measure.tangent_examples)
+    return values, outputs
+
+
+def output_sensitivities(
+    programs: Programs, start: Member, member: Member, seed: int, data: Dataset
+) -> dict[str, Value]:
+    """S before and after training, on the training set, and after the softmax, with their errors and time."""
+    key = jax.random.fold_in(jax.random.key(seed), _NOISE)
+    values: dict[str, Value] = {}
     for name, whose, xs in (
         ("sensitivity_before", start, data.x_test),
         ("sensitivity_train", member, data.x_train),
@@ -144,19 +156,25 @@ def evaluate_member(
             programs.noise,
             [
                 (whose.params, whose.state, x, jax.random.fold_in(key, index))
-                for index, x in enumerate(chunks(xs, _FORWARD_EXAMPLES))
+                for index, x in enumerate(chunks(xs, FORWARD_EXAMPLES))
             ],
         )
         logits_noise, probabilities_noise = jnp.split(jnp.concatenate(noise, axis=1), 2, axis=-1)
         values[name], values[f"{name}_stderr"] = sensitivity(logits_noise)
-    if classification:
+    if data.task == "classification":
         # The K-mean of probabilities does not vary: eq. 2 as it stands would be 0 here.
         name = "sensitivity_after_softmax"
         values[name], values[f"{name}_stderr"] = sensitivity(probabilities_noise, average="per_output")
-        values |= calibrated(outputs, data.y_test, values["sensitivity_after"])
+    return values
 
+
+def derivatives(
+    programs: Programs, member: Member, data: Dataset, measure: MeasureConfig
+) -> dict[str, Value]:
+    """Exact Jacobian norms and the small-noise limit of S on the first test examples, with their times."""
+    values: dict[str, Value] = {}
     some = data.x_test[: measure.derivative_examples]
-    parts = list(chunks(some, max(1, _REVERSE_PASSES // data.num_outputs)))
+    parts = list(chunks(some, max(1, REVERSE_PASSES // data.num_outputs)))
     arguments = [(member.params, member.state, x) for x in parts]
     norms, values["jacobian_norm_seconds"] = timed(programs.norms, arguments)
     linearized, values["linearized_sensitivity_seconds"] = timed(programs.linearized, arguments)
@@ -165,9 +183,9 @@ def evaluate_member(
     values["linearized_sensitivity_after"] = limit if np.isfinite(limit) else None
     before, after = zip(*norms, strict=True)
     values["jacobian_norm_before_softmax"] = float(np.concatenate(before).mean(dtype=np.float64))
-    if classification:
+    if data.task == "classification":
         values["jacobian_norm_after_softmax"] = float(np.concatenate(after).mean(dtype=np.float64))
-    return values, outputs
+    return values
 
 
 def timed(program: Callable, arguments: Sequence[tuple]) -> tuple[list, float | None]:
@@ -272,8 +290,3 @@ def scaled_logit_variance(logits: np.ndarray) -> float:
     """A eq. 13, unbiased over the few members (eq. 14 is about all), logits as large as 1e38 included."""
     unit = float(np.abs(logits).max()) or 1.0
     return float(logit_variance(jnp.asarray(logits / np.float32(unit)), unbiased=True)) * unit**2
-
-
-def chunks(xs: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Parts of one length (one compilation), the last one shorter where it must be (a second)."""
-    return (xs[start : start + size] for start in range(0, len(xs), size))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
-from jaxsens.models import ModelConfig, Network, build
+from jaxsens.models import ModelConfig, Network, build, check_perceptron_config
 from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, MeasureConfig, Shard
 from jaxsens.sweep.evaluate import Programs, compile_programs, evaluate_cell, predicted_at_init
 from jaxsens.table import (
@@ -228,11 +228,11 @@ def run_cell(
     whose earlier measurements would be lost.
     """
     seeds = tuple(range(cell.seeds))
-    built, training, programs = prepare_programs(cell, data)
+    training, programs = prepare_programs(cell, data)
     rows: list[dict[str, Any]] = []
 
     def measure(snapshot: int | None, members: Member) -> None:
-        measured = evaluate_cell(built, training, members, seeds, data, cell.measure, programs)
+        measured = evaluate_cell(programs, training, members, seeds, data, cell.measure)
         rows.extend(
             {"seed": seed, "snapshot": snapshot} | row for seed, row in zip(seeds, measured, strict=True)
         )
@@ -320,22 +320,22 @@ def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> dataset
     return INPUT_SCALES[config.inputs](data)
 
 
-def prepare_programs(cell: Cell, data: datasets.Dataset) -> tuple[Network, Training, Programs]:
-    """The cell's network, training and measures; all but the start is shared by cells of one architecture."""
+def prepare_programs(cell: Cell, data: datasets.Dataset) -> tuple[Training, Programs]:
+    """The cell's training and measures; all but the start is shared by cells of one architecture."""
     built = build_network(cell, data)
-    network, training, programs = shared_programs(
+    training, programs = shared_programs(
         dataclasses.replace(cell.model, init="SN"),
         data.x_train.shape[1:],
         data.num_outputs,
         cell.train,
         dataclasses.replace(cell.measure, snapshots=()),
     )
-    network = network._replace(init=built.init)
-    training = dataclasses.replace(training, start=make_train(cell.train, built.init, built.apply).start)
-    return network, training, programs._replace(start=jax.jit(training.start))
+    start = jax.jit(make_train(cell.train, built.init, built.apply).start)
+    return dataclasses.replace(training, start=start), programs
 
 
-# Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures.
+# Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures, and
+# for the measures however these are trained.
 @functools.lru_cache(maxsize=32)
 def shared_programs(
     model: ModelConfig,
@@ -343,11 +343,20 @@ def shared_programs(
     num_outputs: int,
     train: TrainConfig,
     measure: MeasureConfig,
-) -> tuple[Network, Training, Programs]:
+) -> tuple[Training, Programs]:
     """What is compiled for an architecture, its training and its measures; nothing is before it is called."""
     network = build(model, input_shape=input_shape, num_outputs=num_outputs)
     training = make_train(train, network.init, network.apply)
-    return network, training, compile_programs(network, training, measure)
+    return training, shared_measures(model, input_shape, num_outputs, measure)
+
+
+@functools.lru_cache(maxsize=32)
+def shared_measures(
+    model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, measure: MeasureConfig
+) -> Programs:
+    """The measures' part of `shared_programs`."""
+    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
+    return compile_programs(model, network, measure)
 
 
 def build_network(cell: Cell, data: datasets.Dataset) -> Network:
@@ -358,6 +367,8 @@ def build_network(cell: Cell, data: datasets.Dataset) -> Network:
             "cross_entropy for classes, mse for regression",
             f"set TrainConfig(loss=...) to one of {', '.join(LOSSES)}",
         )
+    if cell.measure.tangent_examples:
+        check_perceptron_config(cell.model)
     return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
 
 

@@ -1,5 +1,6 @@
 """Results as rows: one per cell and seed, a column per measure; their files; the manifest beside them."""
 
+from jaxsens.table.counts import counts_to_text, text_to_counts
 from jaxsens.table.files import (
     read_metadata,
     read_rows,
@@ -19,11 +20,13 @@ __all__ = [
     "Value",
     "concatenate",
     "config_hash",
+    "counts_to_text",
     "environment",
     "read_manifest",
     "read_metadata",
     "read_rows",
     "read_table",
+    "text_to_counts",
     "to_plain",
     "write_atomically",
     "write_csv",
