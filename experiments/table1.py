@@ -13,7 +13,7 @@ all of CIFAR-10; the cpu preset trains on 1000 images and measures on the first 
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits, 8 x 8 enlarged to 32 x 32 | 3 small VGGs | 10 | 1 minute on 2 CPU cores |
+| quick | digits, 8 x 8 enlarged to 32 x 32 | 3 small ones | 10 | 1 minute on 2 CPU cores |
 | cpu | CIFAR-10, 1000 training images | 6, at most 30 epochs | 3 | 11 core-minutes |
 | paper | CIFAR-10, all training images | 20 | 10 | not run yet |
 """
@@ -22,7 +22,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxsens import cli
-from jaxsens.models import resnet, vgg
+from jaxsens.models import alexnet, resnet, vgg
 from jaxsens.plotting import Panel, column_median, correlation_rows, save_panels, save_rows
 from jaxsens.sweep import CPU, PAPER, QUICK, MeasureConfig
 from jaxsens.table import Table
@@ -45,7 +45,7 @@ PRESETS = {
             image_size=32,
             train=TrainConfig(learning_rate=3e-3, batch_size=32, max_epochs=30, stop_loss=0.1, stop_count=2),
             measure=MeasureConfig(derivative_examples=200),
-            models=(*(vgg(11, s) for s in (1 / 32, 1 / 16)), vgg(13, 1 / 32)),
+            models=(*(vgg(depth, 1 / 32) for depth in (11, 13)), alexnet(8, hidden=64)),
         ),
     ),
     "cpu": (

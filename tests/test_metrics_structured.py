@@ -350,15 +350,15 @@ def test_every_operation_is_the_definition(name, x64):
     def measure(params, xs):
         return [
             tangent_sensitivity(f, params, xs, method=method, outputs=outputs)
-            for method in ("dense", "streamed", "structured" if readable else "auto")
+            for method in ("dense", "structured" if readable else "auto")
             for outputs in ("sum", "all")
-        ]
+        ] + [tangent_sensitivity(f, params, xs, method="streamed")]
 
-    *expected, streamed_sum, streamed_all, summed, whole = measure(params, xs)
+    *expected, summed, whole, streamed = measure(params, xs)
     # The definition itself has the digits of what is inside.
     rtol = 1e-5 if name == "narrow inside" else 1e-9
     np.testing.assert_allclose([summed, whole], expected, rtol=rtol, atol=1e-12)
-    np.testing.assert_allclose([streamed_sum, streamed_all], expected, rtol=rtol, atol=1e-12)
+    np.testing.assert_allclose(streamed, expected[0], rtol=rtol, atol=1e-12)
 
 
 def test_squares_do_not_leave_the_range_of_half_precision():

@@ -137,7 +137,7 @@ def test_the_stop_rule_stops_each_member_by_itself(data, network):
     assert bool(members.done.all())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_ten_seeds_as_one_program_are_ten_trained_alone(data, optimizer):
     """On 1 and on 4 devices (10 members padded to 12), side by side and one after the other.
 

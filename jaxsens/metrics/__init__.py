@@ -30,6 +30,9 @@ from jaxsens.metrics.loss_estimators import (
     log_spectral_product,
     spectral_estimate,
 )
+from jaxsens.metrics.margins import MarginPercentile, margin, margin_percentile, percentile_of_margins
+from jaxsens.metrics.norms import log_l2_norm, log_spectral_norm
+from jaxsens.metrics.operator_norms import OperatorNorm, conv_operator_norm
 from jaxsens.metrics.path_bounds import (
     log_active_path_bound,
     log_normal_absolute_moment,
@@ -37,6 +40,7 @@ from jaxsens.metrics.path_bounds import (
     log_region_bound,
     log_tangent_norm_bound,
 )
+from jaxsens.metrics.path_norms import log_path_norm
 from jaxsens.metrics.relu_mlp import relu_mlp_tangent_sensitivity
 from jaxsens.metrics.sensitivity import (
     linearized_output_sensitivity,
@@ -64,7 +68,9 @@ __all__ = [
     "ActiveCounts",
     "BiasVariance",
     "JacobianNorms",
+    "MarginPercentile",
     "Margins",
+    "OperatorNorm",
     "TangentMethod",
     "VarianceParts",
     "activation_pattern",
@@ -72,6 +78,7 @@ __all__ = [
     "active_counts",
     "bias_term",
     "bias_variance",
+    "conv_operator_norm",
     "decompose_variance",
     "empirical_estimate",
     "empirical_tangent_sensitivity",
@@ -86,20 +93,26 @@ __all__ = [
     "linearized_output_sensitivity",
     "log_active_path_bound",
     "log_empirical_tangent_sensitivity",
+    "log_l2_norm",
     "log_layerwise_norm",
     "log_normal_absolute_moment",
+    "log_path_norm",
     "log_pattern_probability",
     "log_psi_star",
     "log_region_bound",
+    "log_spectral_norm",
     "log_spectral_product",
     "log_tangent_norm_bound",
     "logit_variance",
+    "margin",
+    "margin_percentile",
     "margins_per_unit",
     "mean_tangent_sensitivity",
     "mlp_preactivations",
     "mlp_sensitivity_at_init",
     "output_noise",
     "output_sensitivity",
+    "percentile_of_margins",
     "predicted_logit_variance",
     "predicted_loss",
     "predicted_variance",

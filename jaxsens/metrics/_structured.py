@@ -13,7 +13,7 @@ form in A A^T, so the rows of R with R^T R = A A^T do as well as the D columns o
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +179,7 @@ def structured_norms(
 
 
 def _derivatives_at(
-    plan: Plan, fixed: dict[int, Array], cotangents: Float[Array, "C K"]
+    plan: Plan, fixed: dict[int, Any], cotangents: Float[Array, "C K"]
 ) -> Callable[[Array], dict[int, Array]]:
     """The function from x to dF/dy of each site, by the variable y, for each cotangent: (C, *y)."""
     trace = plan.trace
@@ -197,7 +197,7 @@ def _derivatives_at(
 
 
 def _others_at(
-    plan: Plan, fixed: dict[int, Array], parameters: list[Array]
+    plan: Plan, fixed: dict[int, Any], parameters: list[Array]
 ) -> Callable[[dict[int, Array], dict[int, Array]], list[Array]]:
     """The function from values and dF/dy to sum_s (dw_s/dtheta)^T outer(h_s, B_s) over the other sites.
 
@@ -228,7 +228,7 @@ def _others_at(
     return gradients
 
 
-def _head_directions(plan: Plan, fixed: dict[int, Array]) -> tuple[Float[Array, "r m"], Array]:
+def _head_directions(plan: Plan, fixed: dict[int, Any]) -> tuple[Float[Array, "r m"], Array]:
     """R with R^T R = A A^T of the head's m results A x + c, and |.|_F^2 of its operand's Jacobian."""
     trace, head = plan.trace, plan.head
     before = trace.active[: trace.active.index(head.operation) + 1]

@@ -237,8 +237,8 @@ def read(closed: Any) -> Reading:
 
 
 def evaluate(
-    operations: Sequence[Operation], values: dict[int, Array], *, added: dict[int, Array] | None = None
-) -> dict[int, Array]:
+    operations: Sequence[Operation], values: dict[int, Any], *, added: dict[int, Array] | None = None
+) -> dict[int, Any]:
     """`values` and all results by variable; `added[v]`, a place to differentiate, is added to result v."""
     values, added = dict(values), added or {}
     for operation in operations:
