@@ -160,3 +160,13 @@ def test_cpu_presets_share_their_networks():
     assert physics["table1"] == physics["fig3"]
     assert len(physics["fig1"] & physics["fig3"]) == 1
     assert physics["fig3"] < physics["exact_vs_bounds"]
+
+
+@pytest.mark.parametrize("cells", ["fc-3x16-fu", "fc-3x16-fu-n64"])
+def test_a_part_of_the_grid_is_drawn(cells, tmp_path, capsys):
+    """A shard has trainings without networks of the grid, or these without those."""
+    experiment = script("exact_vs_bounds").EXPERIMENT
+    assert cells in [cell.name for cell in experiment.cells("quick")]
+    words = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"), "--cells", cells]
+    assert cli.main(experiment, words) == 0, capsys.readouterr().err
+    assert list((tmp_path / "out").glob("*.png"))

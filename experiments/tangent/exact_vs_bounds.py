@@ -177,8 +177,12 @@ def draw(table: Table, out: Path) -> None:
         **{name: compute for name, (_, compute) in MEASURES.items()},
     )
     staged = tuple({row["cell"]: None for row in table.rows() if row["snapshot"] is not None})
-    save_curves([over_time(table.where(cell=cell), cell) for cell in staged], out, "exact_vs_bounds-training")
+    if staged:
+        trainings = [over_time(table.where(cell=cell), cell) for cell in staged]
+        save_curves(trainings, out, "exact_vs_bounds-training")
     networks = table.where(cell=tuple(cell for cell in table.cells() if cell not in staged))
+    if not len(networks):  # a part of the grid
+        return
     panels = [
         against_gap(networks, name, f"({'abcdef'[index]}) {MEASURES[name][0]}")
         for index, name in enumerate(DRAWN_AGAINST_GAP)
@@ -217,8 +221,10 @@ def against_gap(networks: Table, name: str, title: str) -> CurvePanel:
             if points:
                 curves.append(Curve(label, x, y, style="hollow" if hollow else "points", colour=family))
     ranks = rank_correlation_rows(networks, x=name, y="loss_gap")
-    low, high = ranks["tau, low"], ranks["tau, high"]
-    note = f"$\\tau$ = {ranks['tau']:.2f} [{low:.2f}, {high:.2f}], n = {ranks['cells']}"
+    note = f"n = {ranks['cells']}"
+    if ranks["tau"] is not None:
+        low, high = ranks["tau, low"], ranks["tau, high"]
+        note = f"$\\tau$ = {ranks['tau']:.2f} [{low:.2f}, {high:.2f}], {note}"
     return CurvePanel(tuple(curves), title, r"$\log_{10}$", GAPS["loss_gap"], note)
 
 
