@@ -486,7 +486,10 @@ def test_a_module_of_another_library_is_read_too(x64):
             return self.dense(nnx.max_pool(h, (2, 2), (2, 2)).reshape(1, -1))
 
     graph, params, state = nnx.split(Model(nnx.Rngs(0)), nnx.Param, ...)
-    f = lambda p, x: nnx.merge(graph, p, state, copy=True)(x[None])[0]  # noqa: E731
+
+    def f(p, x):
+        return nnx.merge(graph, p, state, copy=True)(x[None])[0]
+
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 2)))
     assert tangent_method(f, params, xs[0]).method == "structured"
     for outputs in ("sum", "all"):

@@ -156,7 +156,10 @@ def test_probes_are_unbiased_within_their_error_bars():
 def test_whole_matrix_has_the_shape_and_the_norm():
     (weights, biases), x = perceptron(0), normal(1, 10)
     params = {"w": weights, "b": biases, "steps": jnp.int32(3), "name": None}
-    f = lambda p, x: relu_mlp((p["w"], p["b"]), x)  # noqa: E731
+
+    def f(p, x):
+        return relu_mlp((p["w"], p["b"]), x)
+
     for outputs, leading in (("sum", ()), ("all", (3,))):
         whole = jax.jit(lambda p, x, o=outputs: tangent_sample_sensitivity(f, p, x, outputs=o))(params, x)
         assert whole["steps"] is None
@@ -257,7 +260,10 @@ def test_auto_says_what_it_takes():
     params, x = perceptron(0), normal(1, 10)
     assert tangent_method(relu_mlp, params, x) == ("structured", "the model is piecewise linear")
     assert tangent_method(tanh_mlp, params, x).method == "structured"
-    looped = lambda w, x: jax.lax.scan(lambda h, m: (jax.nn.relu(h @ m), None), x, w)[0]  # noqa: E731
+
+    def looped(w, x):
+        return jax.lax.scan(lambda h, m: (jax.nn.relu(h @ m), None), x, w)[0]
+
     chosen = tangent_method(looped, normal(0, 3, 4, 4), normal(1, 4))
     assert chosen.method == "streamed"
     assert "'scan'" in chosen.reason

@@ -1,7 +1,6 @@
 """A grid of cells to a table. Each finished cell is kept in a file of its own, so that work resumes."""
 
 import dataclasses
-import functools
 import json
 import math
 import shutil
@@ -18,9 +17,10 @@ import jax.numpy as jnp
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
-from jaxsens.models import ModelConfig, Network, build, check_perceptron_config
-from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, MeasureConfig, Shard
-from jaxsens.sweep.evaluate import Programs, compile_programs, evaluate_cell, predicted_at_init
+from jaxsens.models import Network, build, check_perceptron_config
+from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
+from jaxsens.sweep.evaluate import Programs, evaluate_cell, predicted_at_init
+from jaxsens.sweep.programs import shared_programs
 from jaxsens.table import (
     Table,
     TableError,
@@ -38,7 +38,6 @@ from jaxsens.train import (
     LOSSES,
     Member,
     Progress,
-    TrainConfig,
     Training,
     default_member_axis,
     device_mesh,
@@ -332,31 +331,6 @@ def prepare_programs(cell: Cell, data: datasets.Dataset) -> tuple[Training, Prog
     )
     start = jax.jit(make_train(cell.train, built.init, built.apply).start)
     return dataclasses.replace(training, start=start), programs
-
-
-# Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures, and
-# for the measures however these are trained.
-@functools.lru_cache(maxsize=32)
-def shared_programs(
-    model: ModelConfig,
-    input_shape: tuple[int, ...],
-    num_outputs: int,
-    train: TrainConfig,
-    measure: MeasureConfig,
-) -> tuple[Training, Programs]:
-    """What is compiled for an architecture, its training and its measures; nothing is before it is called."""
-    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
-    training = make_train(train, network.init, network.apply)
-    return training, shared_measures(model, input_shape, num_outputs, measure)
-
-
-@functools.lru_cache(maxsize=32)
-def shared_measures(
-    model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, measure: MeasureConfig
-) -> Programs:
-    """The measures' part of `shared_programs`."""
-    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
-    return compile_programs(model, network, measure)
 
 
 def build_network(cell: Cell, data: datasets.Dataset) -> Network:
