@@ -1,6 +1,7 @@
 """The zoo has the papers' sizes, and the bridge gives pure functions with right derivatives."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxsens.checks import InputError
-from jaxsens.models import alexnet, build, cnn, fully_connected, resnet, vgg
-from jaxsens.models.layers import AveragePool, Conv, Dense, Flatten, MaxPool, Residual, output_shape
+from jaxsens.models import alexnet, build, cnn, fully_connected, resnet, vgg, vgg_stacks
+from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, MaxPool, Residual, output_shape
 from jaxsens.models.network import ACTIVATIONS
 from jaxsens.models.zoo import ModelConfig
 
@@ -284,3 +285,27 @@ def test_names_tell_networks_apart():
 def test_dropout_of_a_cnn_follows_every_hidden_layer():
     layers = [type(layer).__name__ for layer in cnn(1, 4, dropout=0.5).layers]
     assert layers == ["Conv", "Dropout", "Flatten", "Dense", "Dropout"]
+
+
+def test_the_modified_vgg_is_appendix_a():
+    """D Appendix A: 2 x [64 ... 512, 3, 3, 1], each stack with a pool, BN before each ReLU, FC 512."""
+    config = vgg_stacks(1)
+    network = build(config, input_shape=(32, 32, 3), num_outputs=10)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    channels = [3, 64, 64, 128, 128, 256, 256, 512, 512]
+    wanted = [(3, 3, a, b) for a, b in itertools.pairwise(channels)] + [(512, 512), (512, 10)]
+    assert sorted(kernels) == sorted(wanted)
+    # Four max-pools leave 2 x 2 pixels; the average pool takes them all.
+    assert output_shape(config.layers[:-2], (32, 32, 3)) == (1, 1, 512)
+    assert sum(getattr(layer, "batch_norm", False) for layer in config.layers) == 9
+    assert sum(isinstance(layer, Dropout) for layer in config.layers) == 4
+    assert config.full_name == "vgg-stacks-s1-fu"
+    assert vgg_stacks(0.25, dropout=0).full_name == "vgg-stacks-s0.25-fu-bn+mp"
+    assert vgg_stacks(1).label == "VGG of stacks FU"
+
+
+def test_the_ten_layer_perceptron_has_nearly_ten_million_parameters():
+    network = build(fully_connected(10, 1000), input_shape=(28, 28, 1), num_outputs=10)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 9_804_010

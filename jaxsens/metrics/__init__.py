@@ -12,6 +12,7 @@ from jaxsens.metrics.activations import (
     mlp_preactivations,
 )
 from jaxsens.metrics.bias_variance import BiasVariance, VarianceParts, bias_variance, decompose_variance
+from jaxsens.metrics.folding import Affine, BatchNorm, fold_batch_norm
 from jaxsens.metrics.jacobian import (
     JacobianNorms,
     input_jacobian_gram,
@@ -33,6 +34,7 @@ from jaxsens.metrics.loss_estimators import (
 from jaxsens.metrics.margins import MarginPercentile, margin, margin_percentile, percentile_of_margins
 from jaxsens.metrics.norms import log_l2_norm, log_spectral_norm
 from jaxsens.metrics.operator_norms import OperatorNorm, conv_operator_norm
+from jaxsens.metrics.pac_bayes import kl_divergence, pac_bayes_bound
 from jaxsens.metrics.path_bounds import (
     log_active_path_bound,
     log_normal_absolute_moment,
@@ -47,6 +49,20 @@ from jaxsens.metrics.sensitivity import (
     output_noise,
     output_sensitivity,
     sensitivity_of_noise,
+)
+from jaxsens.metrics.sharpness import SharpnessKL, expected_sharpness, sharpness, sharpness_kl_curve
+from jaxsens.metrics.sharpness_conditions import (
+    BoundedSharpness,
+    Flips,
+    Interactions,
+    Triples,
+    balanced_sigmas,
+    bounded_sharpness_rhs,
+    flip_condition,
+    interaction_condition,
+    interaction_triples,
+    spike_condition,
+    unit_norm_ratios,
 )
 from jaxsens.metrics.tangent import (
     TangentMethod,
@@ -66,29 +82,44 @@ from jaxsens.metrics.theory import (
 
 __all__ = [
     "ActiveCounts",
+    "Affine",
+    "BatchNorm",
     "BiasVariance",
+    "BoundedSharpness",
+    "Flips",
+    "Interactions",
     "JacobianNorms",
     "MarginPercentile",
     "Margins",
     "OperatorNorm",
+    "SharpnessKL",
     "TangentMethod",
+    "Triples",
     "VarianceParts",
     "activation_pattern",
     "active_count_estimate",
     "active_counts",
+    "balanced_sigmas",
     "bias_term",
     "bias_variance",
+    "bounded_sharpness_rhs",
     "conv_operator_norm",
     "decompose_variance",
     "empirical_estimate",
     "empirical_tangent_sensitivity",
+    "expected_sharpness",
     "fisher_rao_estimate",
     "fisher_rao_norm",
+    "flip_condition",
+    "fold_batch_norm",
     "input_jacobian_gram",
     "input_jacobian_norm",
     "input_jvp",
+    "interaction_condition",
+    "interaction_triples",
     "jacobian_estimate",
     "jacobian_norms",
+    "kl_divergence",
     "layerwise_norm_estimate",
     "linearized_output_sensitivity",
     "log_active_path_bound",
@@ -112,14 +143,19 @@ __all__ = [
     "mlp_sensitivity_at_init",
     "output_noise",
     "output_sensitivity",
+    "pac_bayes_bound",
     "percentile_of_margins",
     "predicted_logit_variance",
     "predicted_loss",
     "predicted_variance",
     "relu_mlp_tangent_sensitivity",
     "sensitivity_of_noise",
+    "sharpness",
+    "sharpness_kl_curve",
     "spectral_estimate",
+    "spike_condition",
     "tangent_method",
     "tangent_sample_sensitivity",
     "tangent_sensitivity",
+    "unit_norm_ratios",
 ]

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from jaxsens.checks import refuse
-from jaxsens.models.layers import BATCH_NORM_EPSILON, Dense, Dropout, Flatten
+from jaxsens.models.folding import affine_maps, without_batch_norm
+from jaxsens.models.layers import Dense, Dropout, Flatten
 from jaxsens.models.zoo import ModelConfig
 
 __all__ = ["check_perceptron_config", "perceptron"]
@@ -19,9 +19,8 @@ def perceptron(
     """The weights (in, out) and biases (out,) of a dense ReLU network, input to output.
 
     With h_0 the flattened input, h_l = max(h_{l-1} W_l + b_l, 0) and the last layer without the maximum, this
-    is `network.predict` to rounding: batch normalisation in evaluation mode, gamma (z - mean) /
-    sqrt(var + eps) + beta, is folded into the affine map before it, and dropout, which evaluation leaves out,
-    is gone.
+    is `network.predict` to rounding, after `without_batch_norm` has done away with batch normalisation
+    and dropout.
 
     Args:
         config: a fully-connected network, such as `fully_connected` makes.
@@ -32,16 +31,9 @@ def perceptron(
             activation) or has another activation than ReLU.
     """
     check_perceptron_config(config)
-    indices = [index for index, layer in enumerate(config.layers) if isinstance(layer, Dense)]
-    folded = [
-        _folded(params["body"]["layers"][index], state["body"]["layers"][index]["norm"])
-        if config.layers[index].batch_norm
-        else _affine(params["body"]["layers"][index]["linear"])
-        for index in indices
-    ]
-    folded.append(_affine(params["head"]))
-    weights, biases = zip(*folded, strict=True)
-    return weights, biases
+    folded = without_batch_norm(config, params, state)
+    maps = affine_maps(folded.config, folded.params)
+    return tuple(affine["kernel"] for affine in maps), tuple(affine["bias"] for affine in maps)
 
 
 def check_perceptron_config(config: ModelConfig) -> None:
@@ -59,16 +51,3 @@ def check_perceptron_config(config: ModelConfig) -> None:
             "a fully-connected ReLU network",
             "use fully_connected(...), or measures that take any function",
         )
-
-
-def _affine(linear: Any) -> tuple[Array, Array]:
-    return jnp.asarray(linear["kernel"][...]), jnp.asarray(linear["bias"][...])
-
-
-def _folded(layer: Any, statistics: Any) -> tuple[Array, Array]:
-    """One affine map in place of two: the normalisation scales the columns, and shifts the bias."""
-    weight, bias = _affine(layer["linear"])
-    scale, shift = layer["norm"]["scale"][...], layer["norm"]["bias"][...]
-    mean, variance = statistics["mean"][...], statistics["var"][...]
-    factor = scale / jnp.sqrt(variance + BATCH_NORM_EPSILON)
-    return weight * factor, (bias - mean) * factor + shift

@@ -10,12 +10,26 @@ import re
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
 from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, Layer, MaxPool, Residual
 
-__all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg"]
+__all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg", "vgg_stacks"]
 
 
-_TITLES = {"alexnet": "AlexNet", "vgg": "VGG", "resnet": "ResNet", "fc": "FC", "cnn": "CNN"}
+_TITLES = {
+    "alexnet": "AlexNet",
+    "vgg": "VGG",
+    "vgg-stacks": "VGG of stacks",
+    "resnet": "ResNet",
+    "fc": "FC",
+    "cnn": "CNN",
+}
 # What an architecture has when nothing is said; anything else is part of a network's name.
-_USUAL_REGULARIZATION = {"alexnet": "do+mp", "vgg": "bn+mp", "resnet": "bn", "fc": "none", "cnn": "none"}
+_USUAL_REGULARIZATION = {
+    "alexnet": "do+mp",
+    "vgg": "bn+mp",
+    "vgg-stacks": "bn+do+mp",
+    "resnet": "bn",
+    "fc": "none",
+    "cnn": "none",
+}
 _REGULARIZATION_TITLES = {"none": "plain", "bn": "BN", "do": "dropout", "mp": "max-pool"}
 # Dropout that leaves out the first hidden layers is another regulariser, and named by where it starts.
 _LATE_DROPOUT = re.compile(r"do(\d+)")
@@ -203,6 +217,31 @@ def vgg(
         layers=(*layers, AveragePool(2), Flatten()),
         hidden_layers=depth - 3,
         regularization=_label(batch_norm=batch_norm, max_pool=max_pool),
+        init=init,
+    )
+
+
+def vgg_stacks(
+    scale: float | int, *, batch_norm: bool = True, dropout: float | int = 0.5, init: str = "FU"
+) -> ModelConfig:
+    """D's modified VGG (s): stacks of 2 convolutions with 64, 128, 256, 512 (x s) channels (Appendix A).
+
+    Each stack ends in MaxPool(2) and dropout; then AveragePool(4), a dense layer of 512 s units and one
+    affine layer. Batch normalisation is before each ReLU. Four max-pools leave 2 x 2 pixels of 32 x 32
+    images, all of which the average pool takes. D gives no rate of dropout and no initialisation: see
+    `docs/errata.md`.
+    """
+    layers: tuple[Layer, ...] = ()
+    for channels in (64, 128, 256, 512):
+        conv = Conv(_scaled(channels, scale), 3, 1, 1, batch_norm=batch_norm)
+        layers += (conv, conv, MaxPool(2), *_dropout(dropout))
+    return ModelConfig(
+        name=f"vgg-stacks-s{scale:g}",
+        family="vgg-stacks",
+        scale=scale,
+        layers=(*layers, AveragePool(4), Flatten(), Dense(_scaled(512, scale), batch_norm=batch_norm)),
+        hidden_layers=9,
+        regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, max_pool=True),
         init=init,
     )
 

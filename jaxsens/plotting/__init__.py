@@ -1,5 +1,18 @@
 """Pictures of saved tables. Imports no JAX: a figure is redrawn without a run."""
 
+from jaxsens.plotting.complexity import (
+    COMPLEXITIES,
+    NORMS,
+    bicriteria_panel,
+    flip_panel,
+    flip_rows,
+    growth_panel,
+    measured_alphas,
+    norm_panel,
+    norm_rows,
+    over_margin,
+    with_complexity,
+)
 from jaxsens.plotting.curves import (
     Curve,
     CurvePanel,
@@ -8,12 +21,14 @@ from jaxsens.plotting.curves import (
     figure_of_curves,
     histogram_curve,
     normal_curve,
+    pooled_histogram,
     row_curve,
     sampled_curve,
     save_curves,
 )
 from jaxsens.plotting.equations import Line, Prediction, equation_7, equation_9, equation_14
 from jaxsens.plotting.figures import loss_against_sensitivity
+from jaxsens.plotting.heatmap import figure_of_heatmap, save_heatmap
 from jaxsens.plotting.panel import Panel
 from jaxsens.plotting.panels import figure_of_panels
 from jaxsens.plotting.points import CellPoints, figure_one_points, relabel, zoom_limits
@@ -30,12 +45,15 @@ from jaxsens.plotting.results import (
 from jaxsens.plotting.style import save_figure
 
 __all__ = [
+    "COMPLEXITIES",
+    "NORMS",
     "CellPoints",
     "Curve",
     "CurvePanel",
     "Line",
     "Panel",
     "Prediction",
+    "bicriteria_panel",
     "column_median",
     "correlation_rows",
     "decades",
@@ -47,18 +65,29 @@ __all__ = [
     "equation_14",
     "equation_14_line",
     "figure_of_curves",
+    "figure_of_heatmap",
     "figure_of_panels",
     "figure_one_points",
+    "flip_panel",
+    "flip_rows",
+    "growth_panel",
     "histogram_curve",
     "loss_against_sensitivity",
+    "measured_alphas",
+    "norm_panel",
+    "norm_rows",
     "normal_curve",
+    "over_margin",
+    "pooled_histogram",
     "rank_correlation_rows",
     "relabel",
     "row_curve",
     "sampled_curve",
     "save_curves",
     "save_figure",
+    "save_heatmap",
     "save_panels",
     "save_rows",
+    "with_complexity",
     "zoom_limits",
 ]

@@ -1,6 +1,7 @@
 """Panels of curves, histograms and points that are no cells: a quantity over epochs, sizes or counts."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -27,7 +28,7 @@ from jaxsens.plotting.layout import (
 )
 from jaxsens.plotting.points import padded
 from jaxsens.plotting.style import INK, RC, look, save_figure, set_linear_axis, set_log_axis
-from jaxsens.table import Table, TableError
+from jaxsens.table import Table, TableError, text_to_counts
 
 __all__ = [
     "Curve",
@@ -37,6 +38,7 @@ __all__ = [
     "figure_of_curves",
     "histogram_curve",
     "normal_curve",
+    "pooled_histogram",
     "row_curve",
     "sampled_curve",
     "save_curves",
@@ -186,12 +188,26 @@ def sampled_curve(
     return Curve(label, across, np.asarray(function(across), dtype=np.float64), **look)
 
 
-def histogram_curve(label: str, values: np.ndarray, counts: np.ndarray) -> Curve:
-    """The share of examples at each whole number from the least to the greatest."""
+def histogram_curve(label: str, values: np.ndarray, counts: np.ndarray, *, bins_per_unit: int = 1) -> Curve:
+    """The share of examples at each whole number, least to greatest, drawn `bins_per_unit` a unit."""
     places = np.arange(values.min(), values.max() + 1)
     shares = np.zeros(len(places))
     shares[np.asarray(values) - places[0]] = counts / counts.sum()
-    return Curve(label, places, shares, style="bars")
+    return Curve(label, places / bins_per_unit, shares, style="bars")
+
+
+def pooled_histogram(table: Table, column: str, label: str, *, bins_per_unit: int = 1) -> Curve:
+    """The shares of all members' counts together, from a column of texts that `counts_to_text` writes."""
+    pooled: Counter[int] = Counter()
+    for row in table.rows():
+        if row.get(column) is not None:
+            values, counts = text_to_counts(row[column])
+            pooled.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    if not pooled:
+        raise TableError(f"got no counts in column {column!r}; expected one member's; leave this panel out")
+    values = np.array(sorted(pooled))
+    counts = np.array([pooled[value] for value in values])
+    return histogram_curve(label, values, counts, bins_per_unit=bins_per_unit)
 
 
 def normal_curve(label: str, mean: float | int, std: float | int, ends: tuple[Number, Number]) -> Curve:

@@ -1,35 +1,56 @@
 """A grid of cells to a table of rows, resumable."""
 
 from jaxsens.sweep.cells import (
-    CPU,
-    CPU_CONVOLUTIONAL,
     INPUT_SCALES,
-    PAPER,
-    QUICK,
-    TANGENT_CPU,
-    TANGENT_PAPER,
-    TANGENT_QUICK,
     Cell,
+    ComplexityConfig,
     DataConfig,
     MeasureConfig,
     Preset,
     Shard,
     select_cells,
 )
+from jaxsens.sweep.conditions import BINS_PER_DECADE, FLIP_DELTAS, OUTPUT_BINS
 from jaxsens.sweep.estimates import ESTIMATORS, Estimator, loss_estimates
+from jaxsens.sweep.presets import (
+    CONDITIONS_CPU,
+    CONDITIONS_PAPER,
+    CONDITIONS_QUICK,
+    CPU,
+    CPU_CONVOLUTIONAL,
+    EXPLORING_CPU,
+    EXPLORING_PAPER,
+    EXPLORING_QUICK,
+    PAPER,
+    QUICK,
+    TANGENT_CPU,
+    TANGENT_PAPER,
+    TANGENT_QUICK,
+    true_and_random,
+)
 from jaxsens.sweep.run import Diverged, SweepConfig, Watcher, run_cell, run_sweep
 
 __all__ = [
+    "BINS_PER_DECADE",
+    "CONDITIONS_CPU",
+    "CONDITIONS_PAPER",
+    "CONDITIONS_QUICK",
     "CPU",
     "CPU_CONVOLUTIONAL",
     "ESTIMATORS",
+    "EXPLORING_CPU",
+    "EXPLORING_PAPER",
+    "EXPLORING_QUICK",
+    "FLIP_DELTAS",
     "INPUT_SCALES",
+    "OUTPUT_BINS",
     "PAPER",
     "QUICK",
     "TANGENT_CPU",
     "TANGENT_PAPER",
     "TANGENT_QUICK",
     "Cell",
+    "ComplexityConfig",
     "DataConfig",
     "Diverged",
     "Estimator",
@@ -42,4 +63,5 @@ __all__ = [
     "run_cell",
     "run_sweep",
     "select_cells",
+    "true_and_random",
 ]

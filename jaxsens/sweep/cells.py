@@ -3,22 +3,17 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
 from jaxsens.data import Dataset, normalize
-from jaxsens.models import ModelConfig, fully_connected
+from jaxsens.models import ModelConfig
 from jaxsens.train import TrainConfig
 
 __all__ = [
-    "CPU",
-    "CPU_CONVOLUTIONAL",
     "INPUT_SCALES",
-    "PAPER",
-    "QUICK",
-    "TANGENT_CPU",
-    "TANGENT_PAPER",
-    "TANGENT_QUICK",
     "Cell",
+    "ComplexityConfig",
     "DataConfig",
     "MeasureConfig",
     "Preset",
@@ -38,7 +33,10 @@ INPUT_SCALES: dict[str, Callable[[Dataset], Dataset]] = {
 class DataConfig:
     """Which examples: a data set, a random training subset (None: all of it), images resized (None: not).
 
-    `inputs` is one of `INPUT_SCALES`; statistics are those of the training subset.
+    A share `label_noise` of the training labels is drawn anew (`corrupt_labels`), and `num_confused` further
+    training images join the subset under random labels (`confusion_set`): networks are trained on both, and
+    what is measured on training examples is of the subset alone.
+    `inputs` is one of `INPUT_SCALES`; statistics are those of all that is trained on.
     """
 
     dataset: str = "cifar10"
@@ -47,12 +45,48 @@ class DataConfig:
     image_size: int | None = None
     subset_seed: int = 0
     inputs: str = "raw"
+    label_noise: float = 0.0
+    num_confused: int = 0
 
     def __post_init__(self):
         check_choice("inputs", self.inputs, INPUT_SCALES)
+        check_at_least("num_confused", self.num_confused, 0)
+        if not 0 <= self.label_noise <= 1:
+            raise refuse(f"label_noise={self.label_noise}", "a share from 0 to 1", "pass 1.0 for all labels")
         for name in ("num_train", "num_test", "image_size"):
             if getattr(self, name) is not None:
                 check_at_least(name, getattr(self, name), 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComplexityConfig:
+    """How D's norms, sharpness and KL are measured; defaults are its Appendix A's.
+
+    All are of the network with batch normalisation folded in, on its training examples: the margin is the
+    percentile `margin_percent` over all of them, and each update and each group of perturbations of sharpness
+    sees a mini-batch of `batch_size`. `alphas` are the spreads of the bi-criteria plot, rising; the KL at an
+    expected sharpness of `sharpness_level` is read off between them. `num_evaluations` mini-batches tell how
+    sharp the end of the ascent is.
+    """
+
+    margin_percent: float = 5.0
+    batch_size: int = 64
+    sharpness_alpha: float = 5e-4
+    sharpness_steps: int = 2000
+    num_evaluations: int = 32
+    alphas: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+    num_perturbations: int = 1000
+    sharpness_level: float = 0.05
+
+    def __post_init__(self):
+        check_at_least("batch_size", self.batch_size, 1)
+        check_positive("sharpness_alpha", self.sharpness_alpha)
+        check_positive("sharpness_level", self.sharpness_level)
+        check_at_least("sharpness_steps", self.sharpness_steps, 1)
+        check_at_least("num_perturbations", self.num_perturbations, 20)
+        check_positive("alphas", self.alphas)
+        if len(self.alphas) < 1 or any(a >= b for a, b in pairwise(self.alphas)):
+            raise refuse(f"alphas={self.alphas}", "one or more, rising", "sort them and leave out repeats")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +96,11 @@ class MeasureConfig:
     The exact derivatives, K reverse passes for the Jacobian norms, use the first `derivative_examples` test
     examples; S uses all. `output_sensitivity=False` leaves out S, which takes longest on many images, and
     what follows from it (eq. 9, temperature scaling). `tangent_examples` training and as many test examples
-    give the tangent sensitivity of B and C, for ReLU perceptrons only (0: not measured); active units are
-    counted on all examples. `snapshots` are epochs at which networks are measured on their way, besides the
-    end.
+    give the tangent sensitivity of B and C and its bounds, for ReLU perceptrons only (0: not measured);
+    active units are counted on all examples. `exact_tangent_examples` test examples give the exact tangent
+    sensitivity of any network. `complexity` asks for D's norms, sharpness and KL, `condition_examples`
+    training examples for the conditions of its Theorem 1, for ReLU perceptrons only. `snapshots` are epochs
+    at which networks are measured on their way, besides the end.
     """
 
     noise_std: float = 0.1
@@ -72,6 +108,9 @@ class MeasureConfig:
     derivative_examples: int = 1000
     output_sensitivity: bool = True
     tangent_examples: int = 0
+    exact_tangent_examples: int = 0
+    complexity: ComplexityConfig | None = None
+    condition_examples: int = 0
     snapshots: tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -79,6 +118,8 @@ class MeasureConfig:
         check_at_least("num_draws", self.num_draws, 1)
         check_at_least("derivative_examples", self.derivative_examples, 1)
         check_at_least("tangent_examples", self.tangent_examples, 0)
+        check_at_least("exact_tangent_examples", self.exact_tangent_examples, 0)
+        check_at_least("condition_examples", self.condition_examples, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,77 +167,27 @@ class Preset:
     num_test: int | None = None
     image_size: int | None = None
     inputs: str = "raw"
+    label_noise: float = 0.0
+    num_confused: int = 0
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
     suffix: str = ""
 
     def cells(self) -> tuple[Cell, ...]:
         """One cell per network."""
-        data = DataConfig(self.dataset, self.num_train, self.num_test, self.image_size, inputs=self.inputs)
+        data = DataConfig(
+            self.dataset,
+            self.num_train,
+            self.num_test,
+            self.image_size,
+            inputs=self.inputs,
+            label_noise=self.label_noise,
+            num_confused=self.num_confused,
+        )
         return tuple(
             Cell(model.full_name + self.suffix, model, data, self.train, self.measure, self.seeds)
             for model in self.models
         )
-
-
-QUICK = Preset(
-    seeds=3,
-    dataset="digits",
-    num_train=256,
-    num_test=256,
-    train=TrainConfig(batch_size=32, max_epochs=20),
-    measure=MeasureConfig(derivative_examples=100),
-)
-"""Embedded data and seconds a network: shows that an experiment works, and nothing else."""
-
-CPU = Preset(seeds=5, train=TrainConfig(max_epochs=400), measure=MeasureConfig(derivative_examples=500))
-"""Real images on two cores: A's settings with fewer epochs and seeds, and derivatives at 500 test images."""
-
-CPU_CONVOLUTIONAL = dataclasses.replace(CPU, seeds=3, train=TrainConfig(max_epochs=150))
-"""The same for convolutional networks, whose epochs take several times as long."""
-
-PAPER = Preset(seeds=10)
-"""A's settings (Appendix A): 1000 training images, all test images, at most 2000 epochs, 10 runs."""
-
-
-# C's Table A1 and Appendix C: no regularisation, BN in all hidden layers, dropout from the second one on. The
-# rate is not given. Inputs are normalised as in the published code.
-_TANGENT_TRAIN = TrainConfig("sgd", learning_rate=0.05, weight_decay=5e-4, batch_size=64, max_epochs=50)
-_TANGENT_VARIANTS = ({}, {"batch_norm": True}, {"dropout": 0.5, "dropout_from": 2})
-
-TANGENT_PAPER = Preset(
-    models=tuple(fully_connected(4, 100, init="FU", **variant) for variant in _TANGENT_VARIANTS),
-    seeds=10,
-    num_train=None,
-    inputs="standard",
-    train=_TANGENT_TRAIN,
-    measure=MeasureConfig(
-        derivative_examples=1000,
-        output_sensitivity=False,
-        tangent_examples=10_000,
-        snapshots=tuple(range(50)),
-    ),
-)
-"""C's networks and settings (Table A1, Appendix C): all of CIFAR-10, measured at the start of each epoch."""
-
-TANGENT_CPU = dataclasses.replace(
-    TANGENT_PAPER,
-    seeds=3,
-    measure=dataclasses.replace(TANGENT_PAPER.measure, derivative_examples=500, tangent_examples=1000),
-)
-"""The same with fewer seeds, and tangent sensitivities at fewer images."""
-
-TANGENT_QUICK = dataclasses.replace(
-    QUICK,
-    models=tuple(fully_connected(3, 16, init="FU", **variant) for variant in _TANGENT_VARIANTS),
-    seeds=2,
-    inputs="standard",
-    train=dataclasses.replace(_TANGENT_TRAIN, max_epochs=6),
-    measure=MeasureConfig(
-        derivative_examples=50, output_sensitivity=False, tangent_examples=50, snapshots=tuple(range(6))
-    ),
-)
-"""Embedded data and seconds a network, as `QUICK`."""
 
 
 @dataclasses.dataclass(frozen=True)

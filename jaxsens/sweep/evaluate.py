@@ -19,11 +19,14 @@ from jaxsens.metrics import (
     output_noise,
     predicted_loss,
     sensitivity_of_noise,
+    tangent_sensitivity,
 )
-from jaxsens.models import Dense, Dropout, Flatten, ModelConfig, Network
+from jaxsens.models import Dense, Dropout, Flatten, ModelConfig, Network, without_batch_norm
 from jaxsens.stats import StatsError, fit_temperature
 from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
+from jaxsens.sweep.complexity import ComplexityPrograms, complexity_measures
+from jaxsens.sweep.conditions import ConditionPrograms, compile_conditions, condition_measures
 from jaxsens.sweep.tangent import TangentPrograms, compile_tangent, tangent_measures
 from jaxsens.table import Value
 from jaxsens.train import LOSSES, Member, Training
@@ -31,7 +34,7 @@ from jaxsens.train import LOSSES, Member, Training
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
-_NOISE = 2**31 - 1
+_NOISE, _PERTURBATIONS = 2**31 - 1, 2**31 - 2
 
 
 class Programs(NamedTuple):
@@ -41,11 +44,20 @@ class Programs(NamedTuple):
     noise: Callable[..., Array]
     norms: Callable[..., Any]
     linearized: Callable[..., Array]
+    exact_tangent: Callable[..., Array]
+    fold: Callable[..., Any]
     tangent: TangentPrograms | None
+    complexity: ComplexityPrograms | None
+    conditions: ConditionPrograms | None
 
 
-def compile_programs(model: ModelConfig, network: Network, measure: MeasureConfig) -> Programs:
-    """The jitted measures of one network. Nothing is compiled before it is called."""
+def compile_programs(
+    model: ModelConfig, network: Network, measure: MeasureConfig, complexity: ComplexityPrograms | None
+) -> Programs:
+    """The jitted measures of one network. Nothing is compiled before it is called.
+
+    `complexity` are those of its folded form, which other networks share.
+    """
 
     def noise(params: Any, state: Any, xs: Array, key: Array) -> Array:
         """Output noise of the logits, then that of the probabilities: (draws, n, 2 K)."""
@@ -65,8 +77,19 @@ def compile_programs(model: ModelConfig, network: Network, measure: MeasureConfi
     def linearized(params: Any, state: Any, xs: Array) -> Array:
         return linearized_output_sensitivity(network.function(state), params, xs, noise_std=measure.noise_std)
 
-    jitted = map(jax.jit, (network.predict, noise, norms, linearized))
-    return Programs(*jitted, compile_tangent(model) if measure.tangent_examples else None)
+    def exact_tangent(params: Any, state: Any, xs: Array) -> tuple[Array, Array]:
+        f = network.function(state)
+        return tuple(tangent_sensitivity(f, params, xs, outputs=outputs) for outputs in ("sum", "all"))
+
+    def fold(params: Any, state: Any) -> Any:
+        return without_batch_norm(model, params, state).params
+
+    return Programs(
+        *map(jax.jit, (network.predict, noise, norms, linearized, exact_tangent, fold)),
+        compile_tangent(model) if measure.tangent_examples else None,
+        complexity,
+        compile_conditions(model) if measure.condition_examples else None,
+    )
 
 
 def evaluate_cell(
@@ -136,8 +159,19 @@ def evaluate_member(
         if data.task == "classification":
             values |= calibrated(outputs, data.y_test, values["sensitivity_after"])
     values |= derivatives(programs, member, data, measure)
+    if measure.exact_tangent_examples:
+        values |= exact_tangents(programs, member, data.x_test[: measure.exact_tangent_examples])
     if programs.tangent is not None:
         values |= tangent_measures(programs.tangent, member, data, measure.tangent_examples)
+    if programs.complexity is not None:
+        folded = programs.fold(member.params, member.state)
+        key = jax.random.fold_in(jax.random.key(seed), _PERTURBATIONS)
+        values |= complexity_measures(programs.complexity, folded, data, measure.complexity, key)
+    if programs.conditions is not None:
+        for stage, whose in (("before", start), ("after", member)):
+            values |= condition_measures(
+                programs.conditions, whose.params, whose.state, data, measure.condition_examples, stage
+            )
     return values, outputs
 
 
@@ -186,6 +220,21 @@ def derivatives(
     if data.task == "classification":
         values["jacobian_norm_after_softmax"] = float(np.concatenate(after).mean(dtype=np.float64))
     return values
+
+
+def exact_tangents(programs: Programs, member: Member, xs: np.ndarray) -> dict[str, Value]:
+    """|d2f/dtheta dx|_F^2 of the summed outputs and of all, means over examples.
+
+    The parameters are the network's own, those of batch normalisation among them.
+    """
+    parts = [(member.params, member.state, x) for x in chunks(xs, 1)]
+    found, seconds = timed(programs.exact_tangent, parts)
+    summed, every = (np.concatenate(column).mean(dtype=np.float64) for column in zip(*found, strict=True))
+    return {
+        "exact_tangent_sensitivity": float(summed),
+        "exact_tangent_sensitivity_all": float(every),
+        "exact_tangent_seconds": seconds,
+    }
 
 
 def timed(program: Callable, arguments: Sequence[tuple]) -> tuple[list, float | None]:

@@ -2,8 +2,11 @@
 
 import functools
 
-from jaxsens.models import ModelConfig, build
-from jaxsens.sweep.cells import MeasureConfig
+import jax
+
+from jaxsens.models import ModelConfig, build, without_batch_norm
+from jaxsens.sweep.cells import ComplexityConfig, MeasureConfig
+from jaxsens.sweep.complexity import ComplexityPrograms, compile_complexity
 from jaxsens.sweep.evaluate import Programs, compile_programs
 from jaxsens.train import TrainConfig, Training, make_train
 
@@ -32,4 +35,18 @@ def shared_measures(
 ) -> Programs:
     """The measures' part of `shared_programs`."""
     network = build(model, input_shape=input_shape, num_outputs=num_outputs)
-    return compile_programs(model, network, measure)
+    complexity = None
+    if measure.complexity is not None:
+        folded = jax.eval_shape(
+            functools.partial(without_batch_norm, model), *jax.eval_shape(network.init, jax.random.key(0))
+        )
+        complexity = shared_complexity(folded.config, input_shape, num_outputs, measure.complexity)
+    return compile_programs(model, network, measure, complexity)
+
+
+@functools.lru_cache(maxsize=32)
+def shared_complexity(
+    folded: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, config: ComplexityConfig
+) -> ComplexityPrograms:
+    """D's measures, for all networks that fold to one: with and without batch normalisation and dropout."""
+    return compile_complexity(folded, input_shape, num_outputs, config)

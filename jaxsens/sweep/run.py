@@ -229,9 +229,11 @@ def run_cell(
     seeds = tuple(range(cell.seeds))
     training, programs = prepare_programs(cell, data)
     rows: list[dict[str, Any]] = []
+    kept = len(data.x_train) - cell.data.num_confused
+    unconfused = dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept])
 
     def measure(snapshot: int | None, members: Member) -> None:
-        measured = evaluate_cell(programs, training, members, seeds, data, cell.measure)
+        measured = evaluate_cell(programs, training, members, seeds, unconfused, cell.measure)
         rows.extend(
             {"seed": seed, "snapshot": snapshot} | row for seed, row in zip(seeds, measured, strict=True)
         )
@@ -254,6 +256,7 @@ def run_cell(
         "wall_seconds": None if math.isnan(seconds) else seconds / len(seeds),
         "predicted_sensitivity_before": predicted_at_init(cell.model, data, cell.measure),
         "num_outputs": data.num_outputs,
+        "test_examples": len(data.x_test),
         "input_second_moment": datasets.second_moment(data.x_test),
     }
     return [shared | row for row in rows]
@@ -306,10 +309,15 @@ def trained_members(
 
 
 def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> datasets.Dataset:
-    """The examples of a configuration."""
-    data = datasets.load(config.dataset, data_dir=data_dir)
+    """The examples of a configuration; those of a confusion set come last."""
+    data = pool = datasets.load(config.dataset, data_dir=data_dir)
+    key = jax.random.key(config.subset_seed)
     if config.num_train is not None:
-        data = datasets.subset(data, config.num_train, key=jax.random.key(config.subset_seed))
+        data = datasets.subset(data, config.num_train, key=key)
+    if config.label_noise:
+        data = datasets.corrupt_labels(data, config.label_noise, key=jax.random.fold_in(key, 1))
+    if config.num_confused:
+        data = datasets.confusion_set(data, pool, config.num_confused, key=jax.random.fold_in(key, 2))
     if config.num_test is not None:
         data = dataclasses.replace(
             data, x_test=data.x_test[: config.num_test], y_test=data.y_test[: config.num_test]
@@ -341,8 +349,14 @@ def build_network(cell: Cell, data: datasets.Dataset) -> Network:
             "cross_entropy for classes, mse for regression",
             f"set TrainConfig(loss=...) to one of {', '.join(LOSSES)}",
         )
-    if cell.measure.tangent_examples:
+    if cell.measure.tangent_examples or cell.measure.condition_examples:
         check_perceptron_config(cell.model)
+    if cell.measure.complexity is not None and data.task != "classification":
+        raise refuse(
+            f"complexity measures on the {data.task} data {data.name!r}",
+            "classes: margins are between them",
+            "leave out MeasureConfig(complexity=...)",
+        )
     return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
 
 
@@ -422,6 +436,12 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
         "num_train": cell.data.num_train,
         "image_size": cell.data.image_size,
         "inputs": cell.data.inputs,
+        "label_noise": cell.data.label_noise,
+        "num_confused": cell.data.num_confused,
+        "optimizer": cell.train.optimizer,
+        "learning_rate": cell.train.learning_rate,
+        "weight_decay": cell.train.weight_decay,
+        "batch_size": cell.train.batch_size,
         "max_epochs": cell.train.max_epochs,
         "noise_std": cell.measure.noise_std,
     }
