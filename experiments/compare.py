@@ -90,7 +90,7 @@ CPU = Preset(
     num_test=5000,
     inputs="standard",
     train=BASE,
-    measure=MeasureConfig(derivative_examples=300, exact_tangent_examples=5, complexity=SHARPNESS),
+    measure=MeasureConfig(derivative_examples=300, exact_tangent_examples=3, complexity=SHARPNESS),
 )
 PAPER = dataclasses.replace(
     CPU,

@@ -60,14 +60,13 @@ def noisy_quadratic(params, key):
     return factor(key) * quadratic(params, key)
 
 
-def tanh_network(params, key):
-    """Cross-entropy of eight examples that the key chooses."""
-    x = jax.lax.dynamic_slice_in_dim(
-        jnp.asarray(EXAMPLES, params["a"].dtype), (uniform(key) * 92).astype(int), 8
-    )
-    hidden = jnp.tanh(x * params["a"])
-    logits = hidden[:, :2] @ params["b"][0] + hidden[:, 2:]
-    return -jnp.mean(jax.nn.log_softmax(logits)[:, 0])
+def network(params, key):
+    """Squared error of a small network at eight examples that the key chooses."""
+    start = (92 * uniform(key)).astype(int)
+    x = jax.lax.dynamic_slice_in_dim(jnp.asarray(EXAMPLES, params["a"].dtype), start, 8)
+    z = x * params["a"]
+    hidden = z / (1 + z**2)
+    return jnp.mean((hidden[:, :2] @ params["b"][0] + hidden[:, 2:] - 1) ** 2)
 
 
 def box(alpha):
@@ -132,13 +131,13 @@ def slow_expected_sharpness(loss, weights, key, alpha, num, per_group):
 
 
 def test_expected_sharpness_equals_the_loop(key, x64):
-    reference = slow_expected_sharpness(jax.jit(tanh_network), WEIGHTS, key, 0.02, 18, 6)
+    reference = slow_expected_sharpness(jax.jit(network), WEIGHTS, key, 0.02, 18, 6)
     options = {"alpha": 0.02, "num_perturbations": 18, "perturbations_per_draw": 6}
     # A loop in Python, one that is compiled, and batches of which the last is smaller.
-    eager = expected_sharpness(tanh_network, tree(WEIGHTS), key=key, **options)
+    eager = expected_sharpness(network, tree(WEIGHTS), key=key, **options)
     np.testing.assert_allclose(eager, reference, rtol=1e-10)
     for batch_size in (None, 2):
-        jitted = expected(tanh_network, tree(WEIGHTS), key=key, batch_size=batch_size, **options)
+        jitted = expected(network, tree(WEIGHTS), key=key, batch_size=batch_size, **options)
         np.testing.assert_allclose(jitted, reference, rtol=1e-10)
 
 
@@ -158,7 +157,7 @@ def test_loss_plus_a_constant_and_times_a_factor(key, x64):
     @jax.jit
     def measure(factor, constant):
         def loss(params, key):
-            return factor * tanh_network(params, key) + constant
+            return factor * network(params, key) + constant
 
         return expected_sharpness(loss, params, key=key, alpha=0.02, num_perturbations=40)
 
@@ -168,9 +167,9 @@ def test_loss_plus_a_constant_and_times_a_factor(key, x64):
 def test_alphas_share_their_random_numbers(key, x64):
     params, alphas = tree(WEIGHTS), jnp.array([0.003, 0.02])
     options = {"key": key, "num_perturbations": 18, "perturbations_per_draw": 6}
-    curve = jax.jit(lambda params: sharpness_kl_curve(tanh_network, params, alphas, **options))(params)
+    curve = jax.jit(lambda params: sharpness_kl_curve(network, params, alphas, **options))(params)
     for i, alpha in enumerate(alphas.tolist()):
-        alone = expected(tanh_network, params, alpha=alpha, **options)
+        alone = expected(network, params, alpha=alpha, **options)
         np.testing.assert_allclose([part[i] for part in curve.expected_sharpness], alone, rtol=1e-9)
         np.testing.assert_allclose(curve.kl[i], kl_divergence(params, alpha=alpha), rtol=1e-12)
     np.testing.assert_array_equal(curve.alphas, alphas)
@@ -263,13 +262,13 @@ def test_sharpness_is_found_from_below_and_grows_with_the_box(key):
 def test_members_and_traced_losses_equal_a_loop(measure, jitted, options, key, x64):
     of = functools.partial(measure, key=key, alpha=0.02, **options)
     members = jnp.asarray(rng.normal(size=(2, 7)))
-    loops = [jitted(tanh_network, tree(member), key=key, alpha=0.02, **options) for member in members]
-    together = jax.jit(jax.vmap(lambda w: of(tanh_network, tree(w))))(members)
+    loops = [jitted(network, tree(member), key=key, alpha=0.02, **options) for member in members]
+    together = jax.jit(jax.vmap(lambda w: of(network, tree(w))))(members)
     np.testing.assert_allclose(together, np.transpose(loops), rtol=1e-9)
     # Nothing but what the loss closes over is traced.
     params, factors = tree(members[0]), jnp.array([1.0, 1.5])
-    scaled = jax.vmap(lambda c: of(lambda p, k: c * tanh_network(p, k), params))(factors)
-    inside = jax.jit(lambda c: of(lambda p, k: c * tanh_network(p, k), params))(1.5)
+    scaled = jax.vmap(lambda c: of(lambda p, k: c * network(p, k), params))(factors)
+    inside = jax.jit(lambda c: of(lambda p, k: c * network(p, k), params))(1.5)
     np.testing.assert_allclose(np.transpose(scaled), [loops[0], inside], rtol=1e-9)
 
 

@@ -18,7 +18,7 @@ ROW_HEIGHT, COLUMN_WIDTH, LABELS_WIDTH, LABELS_HEIGHT = 0.2, 0.56, 2.6, 1.25
 def figure_of_heatmap(
     values: Sequence[Sequence[float | None]], *, rows: Sequence[str], columns: Sequence[str], title: str = ""
 ) -> Figure:
-    """A cell per number, blue where positive, orange where negative, empty where there is none.
+    """A cell per number, orange where positive, violet where negative, empty where there is none.
 
     Raises:
         TableError: no cells, numbers outside [-1, 1], or other than one number per row and column.
@@ -29,7 +29,7 @@ def figure_of_heatmap(
             f"got values of shape {array.shape} for {len(rows)} rows and {len(columns)} columns; expected one"
             " coefficient from -1 to 1 for each; pass None where there is none"
         )
-    width = LABELS_WIDTH + COLUMN_WIDTH * len(columns) + 0.1
+    width = LABELS_WIDTH + COLUMN_WIDTH * len(columns) + 0.5  # room for the last rotated label
     height = LABELS_HEIGHT + ROW_HEIGHT * len(rows) + 0.3
     with matplotlib.rc_context(dict(RC)):
         figure = Figure(figsize=(width, height))
