@@ -2,14 +2,15 @@
 
     python benchmarks/complexity.py
 
-Three networks: figure 3's VGG (s = 0.25) and a CNN on 32 x 32 images, and a perceptron of 2 x 200 units. All ways
-take turns, compilation apart, medians of rounds (of minima for perturbations, whose ratio is asked for).
+Three networks: figure 3's VGG (s = 0.25) and a CNN on 32 x 32 images, and a perceptron of 2 x 200 units.
+All ways take turns, compilation apart, medians of rounds (of minima for perturbations, whose ratio is asked
+for).
 
     norms           l2, spectral and both path norms, and the margins' percentile, of one network, in forward
                     passes of a test set of 10,000 images; margins of 1000 training images, which are 1000
                     forward passes, are counted apart
-    perturbations   `expected_sharpness` with 1000 perturbations of mini-batches of 64, over 1000 forward passes
-                    of as many perturbed networks, in a compiled loop and called one after another
+    perturbations   `expected_sharpness` of mini-batches of 64, over as many forward passes of perturbed
+                    networks, in a compiled loop and called one after another
     operator norms  the ten convolutions of VGG13 (s = 0.5), to a residual of 1e-4
 
 Prints the record and writes `benchmarks/complexity.json`.

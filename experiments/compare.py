@@ -1,15 +1,15 @@
-"""Every measure of papers A to D on one grid of trained networks: which of them ranks how well they generalise?
+"""Every measure of papers A to D on one grid of trained networks: which ranks how well they generalise?
 
-Ours: no paper has output sensitivity, exact tangent sensitivity, norms over margins, sharpness and PAC-Bayes on
-the same networks. They differ in architecture (FC, CNN), depth, width, optimiser, batch size, regularisation
-(none, weight decay, dropout, BN) and label noise, and are trained on CIFAR-10 to a training loss of 0.01 or for
-100 epochs. Against the gap of loss (test minus training) and of error, over networks: Kendall's tau with its
-95% bootstrap interval; the granulated coefficient, which moves one hyper-parameter at a time (Jiang et al.),
-and each of its parts; the coefficient of the worst environment (Dziugaite et al.), -1 if one pair of networks
-that differ in one thing is ranked wrongly. Labels of noisy sets are those trained on; test labels are true.
-Norms over the margin exist for networks that separate 95% of their training set. The table also tells which
-measures need labels, and what they cost in forward passes: of one example, or of the test set for measures of a
-network.
+Ours: no paper has output sensitivity, exact tangent sensitivity, norms over margins, sharpness and PAC-
+Bayes on the same networks. They differ in architecture (FC, CNN), depth, width, optimiser, batch size,
+regularisation (none, weight decay, dropout, BN) and label noise, and are trained on CIFAR-10 to a training
+loss of 0.01 or for 100 epochs. Against the gap of loss (test minus training) and of error, over networks:
+Kendall's tau with its 95% bootstrap interval; the granulated coefficient, which moves one hyper-parameter
+at a time (Jiang et al.), and each of its parts; the coefficient of the worst environment (Dziugaite et
+al.), -1 if one pair of networks that differ in one thing is ranked wrongly. Labels of noisy sets are those
+trained on; test labels are true. Norms over the margin exist for networks that separate 95% of their
+training set. The table also tells which measures need labels, and what they cost in forward passes: of one
+example, or of the test set for measures of a network.
 
     python experiments/compare.py                                                      # quick: digits
     python experiments/compare.py --preset cpu --data-dir DIR --out figures/compare    # real CIFAR-10
@@ -52,8 +52,8 @@ WAYS = {
 }
 SHARPNESS = ComplexityConfig(
     sharpness_steps=300,
-    alphas=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2),
-    num_perturbations=100,
+    alphas=(5e-3, 1e-2, 2e-2, 5e-2),
+    num_perturbations=60,
 )
 
 

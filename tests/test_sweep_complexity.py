@@ -59,7 +59,8 @@ def trained():
     """The second member, trained alone, and the data."""
     data = prepare_data(DATA)
     network = build(MODEL, input_shape=(8, 8, 1), num_outputs=10)
-    member = make_train(TRAIN, network.init, network.apply)(jax.random.key(1), data.x_train, data.y_train)
+    train = make_train(TRAIN, network.init, network.apply)
+    member = train(jax.random.key(1), jnp.asarray(data.x_train), jnp.asarray(data.y_train))
     return network, member, data
 
 
@@ -69,9 +70,8 @@ def test_columns_are_the_measures_of_the_folded_member(rows, trained):
     folded = build(config, input_shape=(8, 8, 1), num_outputs=10)
     weights = layer_weights(config, params)
     row = rows[1]
-    found = margin_percentile(
-        network.function(member.state), member.params, data.x_train[:60], data.y_train[:60], percent=20
-    )
+    xs, ys = (jnp.asarray(a[:60]) for a in (data.x_train, data.y_train))
+    found = margin_percentile(network.function(member.state), member.params, xs, ys, percent=20)
     np.testing.assert_allclose(row["margin"], found.value, rtol=1e-3)
     assert (row["log_margin"] is not None) == bool(found.separates)
     wanted = {
@@ -124,7 +124,7 @@ def test_training_sees_the_confusion_set_and_measures_do_not(rows, trained):
     assert len(data.x_train) == 90
     plain = prepare_data(dataclasses.replace(DATA, num_confused=0, inputs="raw"))
     np.testing.assert_array_equal(data.y_train[:60], plain.y_train)
-    outputs = network.predict(member.params, member.state, data.x_train[:60])
+    outputs = network.predict(member.params, member.state, jnp.asarray(data.x_train[:60]))
     np.testing.assert_allclose(rows[1]["train_accuracy"], np.mean(np.argmax(outputs, -1) == plain.y_train))
     assert rows[1]["num_confused"] == 30
 
@@ -149,7 +149,7 @@ def test_networks_that_fold_to_one_share_their_measures():
 
 
 def test_operator_norms_see_the_stride_and_the_image():
-    """A 1 x 1 convolution of stride 1 is its matrix at every pixel; a wider kernel is more than its matrix."""
+    """A 3 x 3 convolution as a map between images is not its matrix (kh kw in, out)."""
     narrow = cnn(1, 3, init="HN")
     params, _ = build(narrow, input_shape=(8, 8, 1), num_outputs=10).init(jax.random.key(0))
     by_matrix = log_spectral_norm(layer_weights(narrow, params))
@@ -175,7 +175,7 @@ def test_unusable_settings_are_refused(tmp_path):
         DataConfig(label_noise=1.5)
     with pytest.raises(InputError, match="num_confused=-1"):
         DataConfig(num_confused=-1)
-    with pytest.raises(InputError, match="alphas=.*rising"):
+    with pytest.raises(InputError, match=r"alphas=.*rising"):
         ComplexityConfig(alphas=(0.1, 0.01))
     with pytest.raises(InputError, match="num_perturbations"):
         ComplexityConfig(num_perturbations=10)

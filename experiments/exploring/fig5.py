@@ -1,10 +1,10 @@
 """Paper D, Figure 5: the conditions of Theorem 1 on a trained perceptron.
 
-Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning",
-Figure 5, on a perceptron of 10 layers with 1000 units trained on MNIST: (a) C1, the condition number 1/mu of all
-layers a <= c < b, (b) C2, the share of units whose preactivation is within delta of 0, inputs having norm 1, (c)
-C3, the norm of a unit's weights over the root mean square of its layer. Claims: mu >= 1/4, C_2 <= 5, C_3 <= 3.
-The summary has the constants that each network needs.
+Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning", Figure
+5, on a perceptron of 10 layers with 1000 units trained on MNIST: (a) C1, the condition number 1/mu of all
+layers a <= c < b, (b) C2, the share of units whose preactivation is within delta of 0, inputs having norm
+1, (c) C3, the norm of a unit's weights over the root mean square of its layer. Claims: mu >= 1/4, C_2 <= 5,
+C_3 <= 3. The summary has the constants that each network needs.
 
     python experiments/exploring/fig5.py                                               # quick: digits
     python experiments/exploring/fig5.py --preset cpu --data-dir DIR \\

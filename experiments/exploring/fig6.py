@@ -1,7 +1,7 @@
 """Paper D, Figure 6: condition C1 before and after training.
 
-Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning",
-Figure 6: the condition number 1/mu of C1 of the network of Figure 5, with its initial and its learned weights,
+Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning", Figure
+6: the condition number 1/mu of C1 of the network of Figure 5, with its initial and its learned weights,
 over all layers a <= c < b, those with a < c < b - 1, and those with c = a or c = b - 1. Claim: the learned
 network is very similar to the random one.
 

@@ -1,8 +1,8 @@
 """Paper D, Figure 8: condition C3 and outputs before and after training.
 
-Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning",
-Figure 8: the norm of each hidden unit's weights over the root mean square of its layer, whose maximum is C_3
-when all units are on, and the outputs, of the network of Figure 5 with its initial and its learned weights.
+Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning", Figure
+8: the norm of each hidden unit's weights over the root mean square of its layer, whose maximum is C_3 when
+all units are on, and the outputs, of the network of Figure 5 with its initial and its learned weights.
 Claim: the learned network is very similar to the random one.
 
     python experiments/exploring/fig8.py                                               # quick: digits

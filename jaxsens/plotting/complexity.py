@@ -85,7 +85,7 @@ def norm_panel(
     y_label: str = r"$\log_{10}$ norm$^2$ / margin$^2$",
     log_x: bool = False,
 ) -> CurvePanel:
-    """One measure along a column, a curve per labelled table: mean, least, greatest member; points of one x."""
+    """One measure along a column, a curve per labelled table: mean, least and greatest member."""
     single = len({place for table in tables.values() for place in table.column(x).tolist()}) < 2
     style = "points" if single else "line"
     curves = tuple(row_curve(table, name, label, x=x, style=style) for label, table in tables.items())
@@ -184,7 +184,7 @@ def measured_deltas(table: Table, stage: str) -> list[float]:
 
 
 def norm_rows(tables: Mapping[str, Table], *, by: str, columns: Mapping[str, str]) -> list[dict[str, Value]]:
-    """The numbers behind the curves: means of the columns at each value of `by`, 95 % intervals over members."""
+    """Means of the columns at each value of `by`, with 95 % intervals over members."""
     rows = []
     for label, table in tables.items():
         for place in sorted(set(table.column(by).tolist())):

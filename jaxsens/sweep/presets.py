@@ -108,12 +108,12 @@ EXPLORING_CPU = dataclasses.replace(
         complexity=ComplexityConfig(
             sharpness_steps=300,
             alphas=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2),
-            num_perturbations=100,
+            num_perturbations=60,
         ),
     ),
 )
-"""A quarter of the width, no dropout (with it, random labels are not fitted within these epochs), stopped at a
-training loss of 1e-3; 300 steps of sharpness, and 100 perturbations."""
+"""A quarter of the width, no dropout (with it, random labels are not fitted in these epochs), stopped at a
+training loss of 1e-3; 300 steps of sharpness, and 60 perturbations."""
 
 EXPLORING_QUICK = dataclasses.replace(
     EXPLORING_CPU,
