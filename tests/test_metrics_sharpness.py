@@ -355,3 +355,42 @@ def test_bad_input_is_refused(key, plain):
     ]:
         with pytest.raises(InputError, match=message):
             sharpness_kl_curve(linear, params, alphas, key=key)
+
+
+def test_one_sigma_for_all_is_a_quadratics_trace(key):
+    """E 1/2 sum a (w + nu)^2 - 1/2 sum a w^2 = sigma^2 / 2 sum a, whatever the weights are."""
+    a, w = jnp.arange(1.0, 6.0), jnp.array([3.0, -2.0, 0.0, 1.0, 50.0])
+    found = expected_sharpness(
+        lambda p, k: jnp.sum(a * p**2) / 2, w, key=key, sigma=0.3, num_perturbations=4000
+    )
+    assert abs(found.value - 0.3**2 / 2 * a.sum()) < 4 * found.stderr
+    assert found.stderr < 0.05 * found.value
+
+
+def test_scales_lost_in_rounding_are_no_numbers_under_jit(key):
+    def loss(p, k):
+        return jnp.mean(p**2)
+
+    w = jnp.ones(10)
+    for measure in (sharpness, expected_sharpness):
+        options = {"num_steps": 2} if measure is sharpness else {"num_perturbations": 20}
+        found = jax.jit(lambda a, m=measure, o=options: m(loss, w, key=key, alpha=a, **o))(1e-9)
+        assert np.isnan(found.value)
+        assert np.isnan(found.stderr)
+
+
+def test_the_rounding_of_the_loss_is_in_the_error_bar(key):
+    """A full-batch loss near 1 in float32: its rounding, which all groups share, is larger than the value."""
+    w = jax.random.normal(jax.random.key(2), (1000,))
+    scale = 10 * jnp.abs(w) + 1
+    true = 1e-10 * float(jnp.mean(scale**2))
+    found = expected_sharpness(lambda p, k: jnp.mean(p**2), w, key=key, alpha=1e-5, num_perturbations=200)
+    assert abs(found.value - true) < 4 * found.stderr
+
+
+def test_alpha_or_sigma_and_not_both(key):
+    for options in ({}, {"alpha": 0.1, "sigma": 0.1}):
+        with pytest.raises(InputError, match="expected exactly one of them"):
+            expected_sharpness(lambda p, k: jnp.sum(p), jnp.ones(3), key=key, **options)
+    with pytest.raises(InputError, match=r"sigma=-1"):
+        expected_sharpness(lambda p, k: jnp.sum(p), jnp.ones(3), key=key, sigma=-1.0)

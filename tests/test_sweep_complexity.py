@@ -19,9 +19,9 @@ from jaxsens.metrics import (
     spike_condition,
     tangent_sensitivity,
 )
-from jaxsens.models import build, cnn, fully_connected, layer_weights, perceptron, without_batch_norm
+from jaxsens.models import build, cnn, fully_connected, layer_weights, perceptron, resnet, without_batch_norm
 from jaxsens.sweep import Cell, ComplexityConfig, DataConfig, MeasureConfig, SweepConfig, run_sweep
-from jaxsens.sweep.complexity import kl_at_sharpness, log_operator_norm
+from jaxsens.sweep.complexity import complexity_measures, kl_at_sharpness, log_operator_norm
 from jaxsens.sweep.programs import shared_complexity, shared_measures
 from jaxsens.sweep.run import prepare_data
 from jaxsens.table import text_to_counts
@@ -188,6 +188,23 @@ def test_unusable_settings_are_refused(tmp_path):
     )
     with pytest.raises(InputError, match="complexity measures on the regression data"):
         run_sweep((regression,), SweepConfig("test", tmp_path))
+    shortcuts = Cell("net", resnet(18, 0.125), DATA, TRAIN, MeasureConfig(complexity=COMPLEXITY))
+    with pytest.raises(InputError, match="with shortcuts"):
+        run_sweep((shortcuts,), SweepConfig("test", tmp_path))
     conditions = Cell("net", cnn(1, 2), DATA, TRAIN, MeasureConfig(condition_examples=5))
     with pytest.raises(InputError, match="a fully-connected ReLU network"):
         run_sweep((conditions,), SweepConfig("test", tmp_path))
+
+
+def test_members_on_a_mesh_and_from_a_file_share_their_programs(trained):
+    """A kept network lies on one device, one trained now on a mesh of them."""
+    _, member, _ = trained
+    config, params, _ = without_batch_norm(MODEL, member.params, member.state)
+    data = prepare_data(DataConfig("digits", num_train=20, num_test=20))
+    small = dataclasses.replace(COMPLEXITY, sharpness_steps=1, num_evaluations=2)
+    programs = shared_complexity(config, (8, 8, 1), 10, small)
+    mesh = jax.make_mesh((2,), ("members",), devices=jax.devices()[:2])
+    spread = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    found = [complexity_measures(programs, p, data, small, jax.random.key(0)) for p in (params, spread)]
+    assert found[0]["log_l2_plotted"] == found[1]["log_l2_plotted"]
+    assert found[0]["sharpness"] == pytest.approx(found[1]["sharpness"], rel=1e-4)

@@ -2,9 +2,9 @@
 
 Reproduces: Neyshabur, Bhojanapalli, McAllester, Srebro, "Exploring Generalization in Deep Learning", Figure
 7: the share of hidden units whose preactivation is within delta of 0, which a perturbation of that size may
-flip, in the network of Figure 5 with its initial and its learned weights; inputs have norm 1, and (c) shows
-the small deltas. Claim: the share grows about linearly, so that a C_2 exists, and learning changes it
-little.
+flip, in the network of Figure 5 with its initial and its learned weights; inputs have a mean norm of 1, and
+(c) shows the small deltas. Claim: the share grows about linearly, so that a C_2 exists, and learning
+changes it little.
 
     python experiments/exploring/fig7.py                                               # quick: digits
     python experiments/exploring/fig7.py --preset cpu --data-dir DIR \\

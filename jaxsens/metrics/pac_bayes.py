@@ -87,7 +87,8 @@ def pac_bayes_bound(
         "as_printed"   mean_loss + sqrt((kl + ln(1 / delta)) / m)       (D eq. 6)
 
     with m = num_examples and mean_loss = E_nu[Lhat(w + nu)], that is Lhat(w) + expected sharpness, of a loss
-    in [0, 1] such as the error rate. Maurer's theorem (2004) and Pinsker's inequality give the gap
+    in [0, 1] such as the error rate. nu is the same in both: `expected_sharpness` and `kl_divergence` take
+    one and the same `sigma`. Maurer's theorem (2004) and Pinsker's inequality give the gap
     sqrt((kl + ln(2 sqrt(m) / delta)) / (2 m)). That of eq. 5 is larger for every m >= 1, so it is valid, if
     not tight; that of eq. 6 is larger where kl + ln(1 / delta) >= ln(2 sqrt(m)), and no theorem here says
     that it holds elsewhere.

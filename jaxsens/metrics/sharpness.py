@@ -69,7 +69,7 @@ def sharpness(
 
     Returns:
         The value and its standard error (delta method for the ratio), scalars in the dtype of the loss. NaN
-        under `jit` where params hold one or alpha is not positive.
+        under `jit` where params hold one or alpha is not positive, or too small to be resolved.
 
     Raises:
         InputError: for an option out of its range, an untyped key, params without a floating leaf, with one
@@ -91,7 +91,7 @@ def sharpness(
     check_at_least("num_evaluations", num_evaluations, 2)
     objective, weights = _bind(loss, params, key)
     # alpha (|w| + 1) is at least 100 roundings of w.
-    _check_resolved(alpha, weights, 100)
+    _check_resolved("alpha", alpha, _least(weights, 100))
     ascent_key, evaluation_key = jax.random.split(key)
 
     def step(i: Any, state: Any, constants: Any) -> Any:
@@ -117,7 +117,7 @@ def sharpness(
         scale = 1 + jnp.mean(lows)
         value = jnp.where(scale > 0, value / scale, jnp.nan)
         differences = (differences - value * (1 + lows)) / scale
-    return _estimate(value, differences, weights, alpha)
+    return _estimate(value, differences, lows, weights, alpha, _least(weights, 100))
 
 
 def expected_sharpness(
@@ -125,14 +125,18 @@ def expected_sharpness(
     params: Params,
     *,
     key: PRNGKey,
-    alpha: float | int | Float[Array, ""],
+    alpha: float | int | Float[Array, ""] | None = None,
+    sigma: float | int | Float[Array, ""] | None = None,
     num_perturbations: int = 1000,
     perturbations_per_draw: int = 10,
     batch_size: int | None = None,
 ) -> Estimate:
-    """E_nu[L(w + nu)] - L(w), nu_i ~ N(0, s_i^2) with s_i = alpha (10 |w_i| + 1) (D section 2.4, Appendix A).
+    """E_nu[L(w + nu)] - L(w), nu_i ~ N(0, s_i^2) (D section 2.4).
 
-    s_i is the standard deviation. Perturbations come in pairs +nu and -nu: each has the distribution of nu,
+        alpha    s_i = alpha (10 |w_i| + 1), a standard deviation (Appendix A)
+        sigma    s_i = sigma for all, as eq. 6 and a certificate need (`pac_bayes_bound`)
+
+    Exactly one of the two is given. Perturbations come in pairs +nu and -nu: each has the distribution of nu,
     and what is of first order in nu cancels. Groups of `perturbations_per_draw` share a minibatch and its
     L(w); the value is the mean over groups, the standard error that of these independent group means.
 
@@ -140,7 +144,7 @@ def expected_sharpness(
         loss: see the module; it need not be differentiable.
         params, key: as for `sharpness`. A pair depends on the key and on its place in the order, not on the
             group's size or `batch_size` (keys of the "rbg" kinds excepted: JAX batches them otherwise).
-        alpha: the scale of the perturbations.
+        alpha, sigma: the scale of the perturbations.
         num_perturbations: 1000 in D.
         perturbations_per_draw: an even number; num_perturbations is a multiple of it, twice it at least.
         batch_size: pairs at once. None takes 1 on CPU, where several kernels at once make slow grouped
@@ -157,8 +161,13 @@ def expected_sharpness(
     `vmap` each pair is a call of one compiled program, a tenth faster than the compiled loop for convolutions
     on CPU; either is compiled anew at every call.
     """
-    check_scale("alpha", alpha)
-    estimate = _expected(loss, params, alpha, key, num_perturbations, perturbations_per_draw, batch_size)
+    if (alpha is None) == (sigma is None):
+        raise refuse(f"alpha={alpha}, sigma={sigma}", "exactly one of them", "leave out the other")
+    scale, name = (sigma, "sigma") if alpha is None else (alpha, "alpha")
+    check_scale(name, scale)
+    estimate = _expected(
+        loss, params, scale, name, key, num_perturbations, perturbations_per_draw, batch_size
+    )
     return Estimate(estimate.value[0], estimate.stderr[0])
 
 
@@ -184,7 +193,9 @@ def sharpness_kl_curve(
     if np.ndim(alphas) != 1 or np.size(alphas) == 0:
         raise refuse(f"alphas of shape {np.shape(alphas)}", "shape (A,), A >= 1", "pass a vector of alphas")
     check_positive("alphas", alphas)
-    estimate = _expected(loss, params, alphas, key, num_perturbations, perturbations_per_draw, batch_size)
+    estimate = _expected(
+        loss, params, alphas, "alpha", key, num_perturbations, perturbations_per_draw, batch_size
+    )
     alphas = jnp.asarray(alphas, float)
     kl = jax.lax.map(lambda alpha: kl_divergence(params, alpha=alpha), alphas)
     return SharpnessKL(alphas, kl, estimate)
@@ -193,19 +204,21 @@ def sharpness_kl_curve(
 def _expected(
     loss: Loss,
     params: Params,
-    alphas: Any,
+    scales: Any,
+    name: str,
     key: PRNGKey,
     num_perturbations: int,
     per_group: int,
     batch_size: int | None,
 ) -> Estimate:
-    """`expected_sharpness` for one alpha or each in turn, with the same random numbers; shape (A,)."""
+    """`expected_sharpness` for one scale or each in turn, with the same random numbers; shape (A,)."""
     check_key(key)
     batch_size = _check_perturbations(num_perturbations, per_group, batch_size)
     objective, weights = _bind(loss, params, key)
-    # alpha (10 |w| + 1) is at least 100 roundings of w.
-    _check_resolved(alphas, weights, 10)
-    alphas = jnp.ravel(jnp.asarray(alphas, float))
+    # alpha (10 |w| + 1) is at least 100 roundings of w; so is sigma of weights of 10.
+    least = _least(weights, 10)
+    _check_resolved(name, scales, least)
+    scales = jnp.ravel(jnp.asarray(scales, float))
     num_pairs = num_perturbations // 2
 
     def unperturbed(group: Any, constants: Any) -> Array:
@@ -213,21 +226,19 @@ def _expected(
         return objective(weights, jax.random.fold_in(loss_key, group))
 
     def perturbed(i: Any, constants: Any) -> Array:
-        weights, alphas, loss_key, noise_key = constants
-        alpha, pair = alphas[i // num_pairs], i % num_pairs
+        weights, scales, loss_key, noise_key = constants
+        scale, pair = scales[i // num_pairs], i % num_pairs
         minibatch = jax.random.fold_in(loss_key, 2 * pair // per_group)
         normals = _normals(jax.random.fold_in(noise_key, pair), weights)
-        nus = [
-            as_scale(alpha, w.dtype) * (10 * jnp.abs(w) + 1) * z
-            for w, z in zip(weights, normals, strict=True)
-        ]
+        relative = [10 * jnp.abs(w) + 1 if name == "alpha" else 1 for w in weights]
+        nus = [as_scale(scale, z.dtype) * r * z for r, z in zip(relative, normals, strict=True)]
         return jnp.stack([objective(_add(weights, signed), minibatch) for signed in (nus, [-n for n in nus])])
 
-    constants = (weights, alphas, *jax.random.split(key))
+    constants = (weights, scales, *jax.random.split(key))
     lows = _each(unperturbed, num_perturbations // per_group, constants)
-    highs = _each(perturbed, len(alphas) * num_pairs, constants, batch_size)
-    means = jnp.mean(highs.reshape(len(alphas), -1, per_group) - lows[:, None], axis=-1)
-    return _estimate(jnp.mean(means, axis=-1), means, weights, alphas)
+    highs = _each(perturbed, len(scales) * num_pairs, constants, batch_size)
+    means = jnp.mean(highs.reshape(len(scales), -1, per_group) - lows[:, None], axis=-1)
+    return _estimate(jnp.mean(means, axis=-1), means, lows, weights, scales, least)
 
 
 def _bind(loss: Loss, params: Params, key: PRNGKey) -> tuple[_Objective, list[Array]]:
@@ -289,28 +300,36 @@ def _any_traced(tree: Any) -> bool:
     return not all(is_concrete(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _estimate(value: Array, samples: Array, weights: list[Array], alpha: Any) -> Estimate:
+def _estimate(
+    value: Array, samples: Array, lows: Array, weights: list[Array], scale: Any, least: float
+) -> Estimate:
     """The value, and the standard error of a mean of `samples` over their last axis.
 
-    NaN where weights or alpha were traced, so that no check could look at them, and are none to perturb: an
-    error rate is a number even for NaN.
+    The rounding of L(w), `lows`, is in every difference alike, so it is in the error bar. NaN where weights
+    or the scale were traced, so that no check could look at them, and are none to perturb: an error rate is
+    a number even for NaN.
     """
-    usable = jnp.asarray(alpha) > 0
+    usable = jnp.asarray(scale) >= least
     for w in weights:
         usable &= True if is_concrete(w) else jnp.all(jnp.isfinite(w))
-    stderr = jnp.std(samples, axis=-1, ddof=1) / samples.shape[-1] ** 0.5
+    rounding = jnp.finfo(lows.dtype).eps * jnp.mean(jnp.abs(lows))
+    stderr = jnp.hypot(jnp.std(samples, axis=-1, ddof=1) / samples.shape[-1] ** 0.5, rounding)
     return Estimate(jnp.where(usable, value, jnp.nan), jnp.where(usable, stderr, jnp.nan))
 
 
-def _check_resolved(alphas: Any, weights: list[Array], roundings: int) -> None:
-    """Refuses an alpha so small that rounding swallows the perturbation of a large weight."""
-    least = roundings * max(float(jnp.finfo(w.dtype).eps) for w in weights)
+def _least(weights: list[Array], roundings: int) -> float:
+    """The scale below which rounding swallows the perturbation of a large weight."""
+    return roundings * max(float(jnp.finfo(w.dtype).eps) for w in weights)
+
+
+def _check_resolved(name: str, scales: Any, least: float) -> None:
+    """Refuses a scale that rounding swallows."""
     # NumPy, because inside a trace jax.numpy would trace even concrete arrays.
-    if is_concrete(alphas) and np.asarray(alphas).min() < least:
+    if is_concrete(scales) and np.asarray(scales).min() < least:
         raise refuse(
-            f"alpha={np.asarray(alphas).min()}",
+            f"{name}={np.asarray(scales).min()}",
             f"at least {least:.1e} for these dtypes",
-            "raise alpha, or use float64 parameters",
+            f"raise {name}, or use float64 parameters",
         )
 
 

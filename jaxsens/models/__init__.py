@@ -1,6 +1,6 @@
 """Flax NNX networks as data, and the bridge from them to pure functions."""
 
-from jaxsens.models.folding import Folded, layer_weights, without_batch_norm
+from jaxsens.models.folding import Folded, check_chain, layer_weights, without_batch_norm
 from jaxsens.models.layers import Conv, Dense, Dropout, Flatten, output_shape
 from jaxsens.models.network import Network, bridge, build
 from jaxsens.models.perceptron import check_perceptron_config, perceptron
@@ -17,6 +17,7 @@ __all__ = [
     "alexnet",
     "bridge",
     "build",
+    "check_chain",
     "check_perceptron_config",
     "cnn",
     "fully_connected",

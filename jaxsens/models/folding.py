@@ -19,7 +19,7 @@ from jaxsens.checks import refuse
 from jaxsens.models.layers import BATCH_NORM_EPSILON, Conv, Dense, Dropout, Layer, Residual
 from jaxsens.models.zoo import ModelConfig
 
-__all__ = ["Folded", "layer_weights", "without_batch_norm"]
+__all__ = ["Folded", "check_chain", "layer_weights", "without_batch_norm"]
 
 Tree = Mapping[Any, Any]
 
@@ -89,12 +89,7 @@ def layer_weights(config: ModelConfig, params: Any) -> tuple[Float[Array, "..."]
 
 def affine_maps(config: ModelConfig, params: Any) -> list[dict[str, Array]]:
     """The affine maps of a chain, input to output: kernels, and biases where there are any."""
-    if any(isinstance(layer, Residual) for layer in config.layers):
-        raise refuse(
-            f"{config.full_name} with shortcuts",
-            "a chain of layers",
-            "take log_path_norm, which follows every path",
-        )
+    check_chain(config)
     if any(isinstance(layer, Conv | Dense) and layer.batch_norm for layer in config.layers):
         raise refuse(
             f"{config.full_name} with batch normalisation",
@@ -104,6 +99,16 @@ def affine_maps(config: ModelConfig, params: Any) -> list[dict[str, Array]]:
     _, folded = _folded(config, params, {})
     body = folded.get("body", {}).get("layers", {})
     return [*(body[place]["linear"] for place in sorted(body)), folded["head"]]
+
+
+def check_chain(config: ModelConfig) -> None:
+    """Refuses a network with shortcuts, whose weights are no list from input to output."""
+    if any(isinstance(layer, Residual) for layer in config.layers):
+        raise refuse(
+            f"{config.full_name} with shortcuts",
+            "a chain of layers",
+            "take log_path_norm, which follows every path",
+        )
 
 
 def _folded(config: ModelConfig, params: Any, state: Any) -> tuple[tuple[Layer, ...], Tree]:

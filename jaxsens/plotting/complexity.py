@@ -126,11 +126,16 @@ def bicriteria_panel(tables: Mapping[str, Table], *, title: str) -> CurvePanel:
                 label,
                 [10 ** float(np.mean(np.log10(kls[index]))) for index in kept],
                 [float(np.mean(sharp[index])) for index in kept],
-                [max(float(np.min(sharp[index])), 1e-12) for index in kept],
+                [lowest_positive(sharp[index]) for index in kept],
                 [float(np.max(sharp[index])) for index in kept],
             )
         )
     return CurvePanel(tuple(curves), title, "KL divergence", "expected sharpness", log_x=True, log_y=True)
+
+
+def lowest_positive(values: np.ndarray) -> float:
+    """The least of the positive ones: a band on a logarithmic axis ends there."""
+    return float(values[values > 0].min())
 
 
 def _at(table: Table, alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +189,10 @@ def measured_deltas(table: Table, stage: str) -> list[float]:
 
 
 def norm_rows(tables: Mapping[str, Table], *, by: str, columns: Mapping[str, str]) -> list[dict[str, Value]]:
-    """Means of the columns at each value of `by`, with 95 % intervals over members."""
+    """Means of the columns at each value of `by`, with 95 % intervals over members.
+
+    Members differ in their initial weights and the order of their batches, not in their data.
+    """
     rows = []
     for label, table in tables.items():
         for place in sorted(set(table.column(by).tolist())):

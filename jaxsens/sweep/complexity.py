@@ -30,6 +30,10 @@ from jaxsens.train import LOSSES
 __all__ = ["ComplexityPrograms", "compile_complexity", "complexity_measures", "kl_at_sharpness"]
 
 
+# Of an operator norm: ten times the tolerance of its iteration.
+_RESIDUAL = 1e-3
+
+
 class Timed:
     """A function compiled for the shapes that it meets, and the seconds of each call without compiling."""
 
@@ -130,7 +134,8 @@ def log_operator_norm(model: ModelConfig, params: Any, input_shape: tuple[int, .
             norm = conv_operator_norm(
                 weights.pop(0), shape, strides=(layer.stride, layer.stride), padding=(pads, pads)
             )
-            logs.append(2 * jnp.log(norm.value))
+            # Where it has not converged there is no number, rather than one that is too low.
+            logs.append(2 * jnp.log(jnp.where(norm.residual <= _RESIDUAL, norm.value, jnp.nan)))
         elif isinstance(layer, Dense):
             logs.append(log_spectral_norm([weights.pop(0)]))
         shape = output_shape((layer,), shape)
@@ -144,6 +149,8 @@ def complexity_measures(
 
     `forward_seconds` is a forward pass of the test set, the yardstick of the others.
     """
+    # Members come from files or from a mesh of devices; programs are compiled for one.
+    params = jax.device_put(params, jax.local_devices()[0])
     values: dict[str, Value] = {}
     values["forward_seconds"] = sum(
         programs.forward(params, x)[1] for x in chunks(data.x_test, FORWARD_EXAMPLES)

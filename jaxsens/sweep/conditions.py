@@ -33,7 +33,7 @@ __all__ = [
 BINS_PER_DECADE = 20
 OUTPUT_BINS = 2
 FLIP_DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.2, 0.3)
-"""Distances from the kink, of a network whose inputs have norm 1."""
+"""Distances from the kink, of a network whose inputs have a mean norm of 1."""
 
 
 class ConditionPrograms(NamedTuple):
@@ -50,7 +50,8 @@ def compile_conditions(model: ModelConfig) -> ConditionPrograms:
     """The measures of one perceptron. Nothing is compiled before it is called."""
 
     def flips(weights: Any, biases: Any, xs: Array) -> Any:
-        # Theorem 1 has inputs of norm 1. Dividing inputs and biases by one number divides all preactivations.
+        # Theorem 1 has inputs of norm 1; these have a mean norm of 1. One number divides inputs and biases,
+        # and so all preactivations.
         scale = jnp.mean(jnp.linalg.norm(xs.reshape(len(xs), -1), axis=1))
         return flip_condition(weights, [b / scale for b in biases], xs / scale, jnp.asarray(FLIP_DELTAS))
 

@@ -154,6 +154,8 @@ def evaluate_member(
         values[f"{split}_loss"] = mean_loss(outputs, ys, loss)
         if data.task == "classification":
             values[f"{split}_accuracy"] = float(np.mean(outputs.argmax(axis=-1) == ys))
+        if not all_finite(outputs):
+            return values, outputs
     if measure.output_sensitivity:
         values |= output_sensitivities(programs, start, member, seed, data)
         if data.task == "classification":

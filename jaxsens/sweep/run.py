@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
-from jaxsens.models import Network, build, check_perceptron_config
+from jaxsens.models import Network, build, check_chain, check_perceptron_config
 from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
 from jaxsens.sweep.evaluate import Programs, evaluate_cell, predicted_at_init
 from jaxsens.sweep.programs import shared_programs
@@ -351,6 +351,8 @@ def build_network(cell: Cell, data: datasets.Dataset) -> Network:
         )
     if cell.measure.tangent_examples or cell.measure.condition_examples:
         check_perceptron_config(cell.model)
+    if cell.measure.complexity is not None:
+        check_chain(cell.model)
     if cell.measure.complexity is not None and data.task != "classification":
         raise refuse(
             f"complexity measures on the {data.task} data {data.name!r}",
