@@ -43,6 +43,7 @@ from jaxsens.metrics.path_bounds import (
     log_tangent_norm_bound,
 )
 from jaxsens.metrics.path_norms import log_path_norm
+from jaxsens.metrics.perturbations import SharpnessKL, expected_sharpness, sharpness, sharpness_kl_curve
 from jaxsens.metrics.relu_mlp import relu_mlp_tangent_sensitivity
 from jaxsens.metrics.sensitivity import (
     linearized_output_sensitivity,
@@ -50,7 +51,6 @@ from jaxsens.metrics.sensitivity import (
     output_sensitivity,
     sensitivity_of_noise,
 )
-from jaxsens.metrics.sharpness import SharpnessKL, expected_sharpness, sharpness, sharpness_kl_curve
 from jaxsens.metrics.sharpness_conditions import (
     BoundedSharpness,
     Flips,

@@ -158,8 +158,7 @@ def expected_sharpness(
 
     Cost: num_perturbations (1 + 1 / perturbations_per_draw) forward passes, and half as many draws of a
     normal number for each parameter; memory of 2 `batch_size` passes with their parameters. Outside `jit` and
-    `vmap` each pair is a call of one compiled program, a tenth faster than the compiled loop for convolutions
-    on CPU; either is compiled anew at every call.
+    `vmap` each pair is a call of one compiled program. Either way is compiled anew at every call.
     """
     if (alpha is None) == (sigma is None):
         raise refuse(f"alpha={alpha}, sigma={sigma}", "exactly one of them", "leave out the other")

@@ -9,7 +9,7 @@ import pytest
 
 from jaxsens.checks import InputError
 from jaxsens.metrics.pac_bayes import kl_divergence
-from jaxsens.metrics.sharpness import expected_sharpness, sharpness, sharpness_kl_curve
+from jaxsens.metrics.perturbations import expected_sharpness, sharpness, sharpness_kl_curve
 
 rng = np.random.default_rng(11)
 WEIGHTS = rng.normal(size=7)
