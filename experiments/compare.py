@@ -20,7 +20,7 @@ forward passes: of one example, or of the test set for measures of a network.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 128 images | 8, at most 6 epochs | 2 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 images | 96, at most 100 epochs | 2 | COSTC |
+| cpu | CIFAR-10, 1000 images | 96, at most 100 epochs | 2 | 65 core-minutes |
 | paper | CIFAR-10, 10,000 images | 216, at most 300 epochs | 5 | not run yet |
 """
 

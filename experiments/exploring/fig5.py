@@ -14,7 +14,7 @@ C_3 <= 3. The summary has the constants that each network needs.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 128 images | 1, at most 10 epochs | 2 | 1 minute on 2 CPU cores |
-| cpu | MNIST, 5000 images | 1, at most 60 epochs | 2 | COST5 |
+| cpu | MNIST, 5000 images | 1, at most 60 epochs | 2 | 6 core-minutes |
 | paper | MNIST, all images | 1, at most 1000 epochs | 5 | not run yet |
 """
 
