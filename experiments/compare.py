@@ -290,7 +290,7 @@ def draw(table: Table, out: Path) -> None:
         "tau": "tau, error gap",
         "tau, fitted": "tau, fitted networks",
         "granulated": "granulated",
-        **{name: name for name in HYPERPARAMETERS.values()},
+        **{f"moving {name}": name for name in HYPERPARAMETERS.values()},
         "worst environment": "worst environment",
     }
     save_heatmap(
@@ -352,7 +352,7 @@ def measure_row(table: Table, name: str, gap: str) -> dict:
     return (
         row
         | {"granulated": found.value}
-        | found.per_hyperparameter
+        | {f"moving {name}": value for name, value in found.per_hyperparameter.items()}
         | {"worst environment": worst.value, "which": worst.hyperparameter}
     )
 
