@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = tuple(f"fig{number}" for number in range(1, 14))
 TABLES = ("table1", "table2")
 # Run before an issue is closed: the others draw the same kinds of panels.
-SLOW = ("fig3", "fig4", "fig6", "fig8", "fig11")
+SLOW = ("fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "fig11")
 # Figure 1's networks are the largest; two of its ten seeds show as much.
 FEWER = {"fig1": ["--seeds", "2"], "table1": ["--seeds", "2"]}
 

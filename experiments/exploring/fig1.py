@@ -14,7 +14,7 @@ networks with dropout do not fit random labels, so the smaller presets have none
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits, 128 images | 2, at most 10 epochs | 2 | 1 minute on 2 CPU cores |
+| quick | digits, 128 images | 2, at most 20 epochs | 2 | 1 minute on 2 CPU cores |
 | cpu | CIFAR-10, 500 to 2000 images | 6, at most 100 epochs | 3 | 54 core-minutes |
 | paper | CIFAR-10, 10,000 to 50,000 images | 10, at most 1000 epochs | 5 | not run yet |
 """

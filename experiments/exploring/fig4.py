@@ -15,7 +15,7 @@ units only.
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits, 128 images | 2, at most 10 epochs | 2 | 1 minute on 2 CPU cores |
+| quick | digits, 128 images | 2, at most 20 epochs | 2 | 1 minute on 2 CPU cores |
 | cpu | MNIST, 5000 images | 9, at most 300 epochs | 3 | 20 core-minutes |
 | paper | MNIST, all images | 9, at most 1000 epochs | 5 | not run yet |
 """

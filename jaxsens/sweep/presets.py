@@ -123,7 +123,7 @@ EXPLORING_QUICK = dataclasses.replace(
     num_train=128,
     num_test=256,
     image_size=16,
-    train=dataclasses.replace(_EXPLORING_TRAIN, max_epochs=10),
+    train=dataclasses.replace(_EXPLORING_TRAIN, batch_size=16, max_epochs=20),
     measure=MeasureConfig(
         derivative_examples=20,
         output_sensitivity=False,
