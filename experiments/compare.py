@@ -37,7 +37,7 @@ from jaxsens.plotting import (
     save_heatmap,
     save_rows,
 )
-from jaxsens.stats import granulated_kendall, worst_environment
+from jaxsens.stats import granulated_kendall, moves_alone, worst_environment
 from jaxsens.sweep import ComplexityConfig, MeasureConfig, Preset
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
@@ -377,19 +377,6 @@ def costs(table: Table, measure: Measure) -> dict[str, float | None]:
     ratios.sort()
     empty = {"forward passes, an example": None, "forward passes of the test set": None}
     return empty | ({column: ratios[len(ratios) // 2]} if ratios else {})
-
-
-def moves_alone(settings: dict[str, list]) -> bool:
-    """Whether two points differ in each hyper-parameter alone."""
-    points = list(zip(*settings.values(), strict=True))
-    return bool(points) and all(
-        any(
-            a[index] != b[index] and a[:index] + a[index + 1 :] == b[:index] + b[index + 1 :]
-            for a in points
-            for b in points
-        )
-        for index in range(len(settings))
-    )
 
 
 EXPERIMENT = cli.Experiment("compare", __doc__, PRESETS, draw)

@@ -295,3 +295,12 @@ def test_refusals_of_means_and_moments():
         stats.histogram_moments([1, 2], [1])
     with pytest.raises(stats.StatsError, match="fewer than two different values"):
         stats.histogram_moments([1, 2], [3, 0])
+
+
+def test_moves_alone_is_its_definition():
+    """Two points that differ in each hyper-parameter and in nothing else."""
+    assert stats.moves_alone({"a": [1, 2, 1], "b": ["x", "x", "y"]})
+    assert not stats.moves_alone({"a": [1, 2], "b": ["x", "y"]})
+    assert not stats.moves_alone({"a": [1, 2, 2], "b": ["x", "x", "x"]})
+    assert not stats.moves_alone({"a": [1, 1], "b": ["x", "x"]})
+    assert not stats.moves_alone({})

@@ -16,7 +16,7 @@ higher KL.
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
 | quick | digits, 128 images and 0 or 64 confused | 2, at most 20 epochs | 2 | 1 minute on 2 CPU cores |
-| cpu | CIFAR-10, 1000 images and 0 to 2000 confused | 3, at most 100 epochs | 3 | 25 core-minutes after 1 |
+| cpu | CIFAR-10, 1000 images, 0 to 2000 confused | 3, at most 100 epochs | 3 | 25 core-minutes after fig1 |
 | paper | CIFAR-10, 10,000 images and 0 to 10,000 confused | 6, at most 1000 epochs | 5 | not run yet |
 """
 

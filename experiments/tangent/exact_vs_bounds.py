@@ -36,7 +36,7 @@ from jaxsens.plotting import (
     save_curves,
     save_rows,
 )
-from jaxsens.stats import granulated_kendall
+from jaxsens.stats import granulated_kendall, moves_alone
 from jaxsens.sweep import TANGENT_CPU, TANGENT_PAPER, TANGENT_QUICK, MeasureConfig, Preset
 from jaxsens.table import Table
 from jaxsens.train import TrainConfig
@@ -257,19 +257,6 @@ def within_rows(networks: Table) -> list[dict]:
         for group, members in groups.items()
         for name in MEASURES
     ]
-
-
-def moves_alone(settings: dict[str, list]) -> bool:
-    """Whether two points differ in each hyper-parameter alone."""
-    points = list(zip(*settings.values(), strict=True))
-    return all(
-        any(
-            a[index] != b[index] and a[:index] + a[index + 1 :] == b[:index] + b[index + 1 :]
-            for a in points
-            for b in points
-        )
-        for index in range(len(settings))
-    )
 
 
 EXPERIMENT = cli.Experiment("tangent/exact_vs_bounds", __doc__, PRESETS, draw)

@@ -7,7 +7,13 @@ where JAX is not installed.
 from jaxsens.stats.calibration import expected_calibration_error, fit_temperature
 from jaxsens.stats.checks import StatsError
 from jaxsens.stats.correlations import Correlation, correlation, kendall, pearson, spearman
-from jaxsens.stats.granulated import Environment, Granulated, granulated_kendall, worst_environment
+from jaxsens.stats.granulated import (
+    Environment,
+    Granulated,
+    granulated_kendall,
+    moves_alone,
+    worst_environment,
+)
 from jaxsens.stats.moments import MeanInterval, Moments, histogram_moments, mean_interval
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "histogram_moments",
     "kendall",
     "mean_interval",
+    "moves_alone",
     "pearson",
     "spearman",
     "worst_environment",

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from jaxsens.stats.checks import check_points, refuse
 
-__all__ = ["Environment", "Granulated", "granulated_kendall", "worst_environment"]
+__all__ = ["Environment", "Granulated", "granulated_kendall", "moves_alone", "worst_environment"]
 
 
 class Granulated(NamedTuple):
@@ -65,6 +65,19 @@ def worst_environment(
     Arguments, errors and cost are those of `granulated_kendall`.
     """
     return min(_environments(measure, gap, hyperparameters), key=lambda environment: environment.value)
+
+
+def moves_alone(hyperparameters: Mapping[str, ArrayLike]) -> bool:
+    """Whether for each hyper-parameter two points differ in it alone, as `granulated_kendall` needs.
+
+    Cost: O(n) for each hyper-parameter.
+    """
+    settings = [np.asarray(values).tolist() for values in hyperparameters.values()]
+    points = set(zip(*settings, strict=True))
+    return bool(points) and all(
+        len({point[:index] + point[index + 1 :] for point in points}) < len(points)
+        for index in range(len(settings))
+    )
 
 
 def _environments(
