@@ -21,13 +21,14 @@ class Experiment:
     """A figure or table: its presets, each of one or more parts, and the drawing of the finished table.
 
     The command line can replace the `seeds` and the `dataset` of all parts. `draw(table, out)` writes the
-    pictures into the folder `out`.
+    pictures into the folder `out`. Up to `together` members of one shape train as one program.
     """
 
     name: str
     description: str
     presets: Mapping[str, tuple[Preset, ...]]
     draw: Callable[[Table, Path], None]
+    together: int = 1
 
     def cells(self, preset: str) -> tuple[Cell, ...]:
         """The grid of a preset."""
@@ -134,6 +135,7 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
         num_devices=options.devices,
         member_axis=options.member_axis,
         shard=Shard.parse(options.shard),
+        together=experiment.together if options.together is None else options.together,
     )
     chosen = select_cells(grid, pattern=options.cells)
     with warnings.catch_warnings():
@@ -174,5 +176,11 @@ def _options(experiment: Experiment) -> argparse.ArgumentParser:
     add("--checkpoint", action="store_true", help="also keep half-trained cells, about once a minute")
     add("--devices", type=int, metavar="N", help="spread members over N devices (default: all of this host)")
     add("--member-axis", help="how members run: map or vmap (default: map on a CPU, else vmap)")
+    add(
+        "--together",
+        type=int,
+        metavar="N",
+        help=f"train up to N members of one shape as one program (default: {experiment.together})",
+    )
     add("--shard", default="0/1", metavar="i/N", help="run the i-th of N parts of the grid, i from 0")
     return parser

@@ -1,11 +1,13 @@
 """Names for what flows between the modules: arrays, keys, parameters, and a number with its error bar."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
-__all__ = ["Estimate", "Function", "PRNGKey", "Params"]
+__all__ = ["PIECEWISE_LINEAR", "Estimate", "Function", "PRNGKey", "Params", "PiecewiseLinear"]
 
 Params: TypeAlias = PyTree[Any, "P"]
 """Any pytree of arrays."""
@@ -22,3 +24,26 @@ class Estimate(NamedTuple):
 
     value: Float[Array, "*shape"] | Scalar
     stderr: Float[Array, "*shape"] | Scalar
+
+
+class PiecewiseLinear(NamedTuple):
+    """The activation y = slope z + shift, held between `low` and `high`: flat, linear, flat.
+
+    Numbers, or arrays where networks with different activations run in one program.
+    """
+
+    slope: float | Scalar
+    shift: float | Scalar
+    low: float | Scalar
+    high: float | Scalar
+
+
+PIECEWISE_LINEAR: Mapping[str, PiecewiseLinear] = MappingProxyType(
+    {
+        "relu": PiecewiseLinear(1.0, 0.0, 0.0, math.inf),
+        "relu6": PiecewiseLinear(1.0, 0.0, 0.0, 6.0),
+        "hard_tanh": PiecewiseLinear(1.0, 0.0, -1.0, 1.0),
+        "hard_sigmoid": PiecewiseLinear(1 / 6, 0.5, 0.0, 1.0),
+    }
+)
+"""The activations with codes to count (E): inactive 0, linear 1, saturated 2; ReLU has the first two."""

@@ -30,6 +30,7 @@ from jaxsens.sweep import (
     run_sweep,
     select_cells,
 )
+from jaxsens.sweep import members as members_module
 from jaxsens.sweep import run as run_module
 from jaxsens.sweep.run import prepare_data
 from jaxsens.table import read_manifest, read_table
@@ -61,10 +62,10 @@ def test_networks_that_differ_in_their_start_share_programs(tmp_path):
     cells = [
         Cell(f"fc-{init}", fully_connected(1, 5, init=init), DATA, TRAIN, MEASURE, 2) for init in ("SN", "HN")
     ]
-    run_module.shared_programs.cache_clear()
+    run_module.shared_measures.cache_clear()
     together = run_sweep(cells, SweepConfig("test", tmp_path / "together", num_devices=1))
-    assert run_module.shared_programs.cache_info().misses == 1
-    run_module.shared_programs.cache_clear()
+    assert run_module.shared_measures.cache_info().misses == 1
+    run_module.shared_measures.cache_clear()
     alone = run_sweep(cells[1:], SweepConfig("test", tmp_path / "alone", num_devices=1))
     assert without_times(alone) == without_times(together.where(cell=cells[1].name))
 
@@ -307,8 +308,8 @@ def test_stages_of_two_experiments_live_in_one_file(tmp_path, monkeypatch):
 def test_a_network_is_trained_once_for_all_that_needs_it(tmp_path, monkeypatch):
     """Another measurement in the same sweep, another experiment on the same store, kept networks."""
     trained = []
-    train = run_module.train_ensemble
-    monkeypatch.setattr(run_module, "train_ensemble", lambda *a, **k: trained.append(1) or train(*a, **k))
+    train = members_module.train_ensemble
+    monkeypatch.setattr(members_module, "train_ensemble", lambda *a, **k: trained.append(1) or train(*a, **k))
     loud = dataclasses.replace(GRID[0], name="loud", measure=dataclasses.replace(MEASURE, noise_std=0.2))
     store = tmp_path / "store"
     both = run_sweep((GRID[0], loud), SweepConfig("one", tmp_path / "one", store=store, num_devices=1))

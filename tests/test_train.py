@@ -168,7 +168,7 @@ def test_no_member_talks_to_another(data, network):
     start = ensemble_module._start_program(training.start, "vmap", mesh)
     advance = ensemble_module._advance_program(training.advance, "vmap", mesh)
     keys, padding = jnp.stack([jax.random.key(seed) for seed in range(4)]), np.zeros(4, bool)
-    text = advance.lower(start(keys, padding), xs, ys, jnp.int32(2)).compile().as_text()
+    text = advance.lower(start(keys, None, padding), xs, ys, jnp.int32(2)).compile().as_text()
     collectives = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
     assert not [name for name in collectives if name in text]
 

@@ -19,6 +19,7 @@ __all__ = [
     "normalize",
     "random_crop",
     "random_flip",
+    "random_shift",
     "resize",
     "second_moment",
     "subset",
@@ -132,6 +133,24 @@ def random_crop(
     corners = jax.random.randint(key, (xs.shape[0], 2), 0, 2 * padding + 1)
     cut = jax.vmap(lambda x, corner: jax.lax.dynamic_slice(x, (corner[0], corner[1], 0), xs.shape[1:]))
     return cut(padded, corners)
+
+
+def random_shift(
+    xs: Num[Array | np.ndarray, "n h w c"], *, key: PRNGKey, pixels: int = 2
+) -> Num[Array, "n h w c"]:
+    """Each image shifted circularly by -`pixels` to `pixels` whole pixels along both axes.
+
+    Shifts are uniform and independent for each image and axis; what leaves on one side comes in on the other,
+    so that every image keeps its pixel values. Runs under `jit` with `pixels` static.
+    """
+    check_key(key)
+    check_at_least("pixels", pixels, 0)
+    xs = jnp.asarray(xs)
+    n, height, width, _ = xs.shape
+    shifts = jax.random.randint(key, (2, n), -pixels, pixels + 1)
+    rows = (jnp.arange(height) - shifts[0][:, None]) % height
+    columns = (jnp.arange(width) - shifts[1][:, None]) % width
+    return jax.vmap(lambda x, row, column: x[row][:, column])(xs, rows, columns)
 
 
 def random_flip(xs: Num[Array | np.ndarray, "n h w c"], *, key: PRNGKey) -> Num[Array, "n h w c"]:

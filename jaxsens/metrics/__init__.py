@@ -12,6 +12,7 @@ from jaxsens.metrics.activations import (
     mlp_preactivations,
 )
 from jaxsens.metrics.bias_variance import BiasVariance, VarianceParts, bias_variance, decompose_variance
+from jaxsens.metrics.crossings import count_crossings
 from jaxsens.metrics.folding import Affine, BatchNorm, fold_batch_norm
 from jaxsens.metrics.jacobian import (
     JacobianNorms,
@@ -64,6 +65,7 @@ from jaxsens.metrics.sharpness_conditions import (
     spike_condition,
     unit_norm_ratios,
 )
+from jaxsens.metrics.slices import Plane, SliceRegions, plane, plane_points, region_labels, slice_regions
 from jaxsens.metrics.tangent import (
     TangentMethod,
     mean_tangent_sensitivity,
@@ -79,6 +81,14 @@ from jaxsens.metrics.theory import (
     predicted_loss,
     predicted_variance,
 )
+from jaxsens.metrics.trajectories import (
+    ellipse,
+    random_directions,
+    segment,
+    shuffled_pixels,
+    translation_loop,
+)
+from jaxsens.metrics.transitions import activation_codes, transition_count
 
 __all__ = [
     "ActiveCounts",
@@ -92,10 +102,13 @@ __all__ = [
     "MarginPercentile",
     "Margins",
     "OperatorNorm",
+    "Plane",
     "SharpnessKL",
+    "SliceRegions",
     "TangentMethod",
     "Triples",
     "VarianceParts",
+    "activation_codes",
     "activation_pattern",
     "active_count_estimate",
     "active_counts",
@@ -104,7 +117,9 @@ __all__ = [
     "bias_variance",
     "bounded_sharpness_rhs",
     "conv_operator_norm",
+    "count_crossings",
     "decompose_variance",
+    "ellipse",
     "empirical_estimate",
     "empirical_tangent_sensitivity",
     "expected_sharpness",
@@ -145,17 +160,26 @@ __all__ = [
     "output_sensitivity",
     "pac_bayes_bound",
     "percentile_of_margins",
+    "plane",
+    "plane_points",
     "predicted_logit_variance",
     "predicted_loss",
     "predicted_variance",
+    "random_directions",
+    "region_labels",
     "relu_mlp_tangent_sensitivity",
+    "segment",
     "sensitivity_of_noise",
     "sharpness",
     "sharpness_kl_curve",
+    "shuffled_pixels",
+    "slice_regions",
     "spectral_estimate",
     "spike_condition",
     "tangent_method",
     "tangent_sample_sensitivity",
     "tangent_sensitivity",
+    "transition_count",
+    "translation_loop",
     "unit_norm_ratios",
 ]

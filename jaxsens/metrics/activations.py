@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxsens.checks import check_choice, check_examples, check_finite, is_concrete, refuse
 from jaxsens.metrics._batching import check_floating, map_examples
+from jaxsens.types import PIECEWISE_LINEAR, PiecewiseLinear
 
 __all__ = [
     "ActiveCounts",
@@ -53,6 +54,8 @@ def mlp_preactivations(
     weights: Sequence[Float[Array, "_ _"]],
     biases: Sequence[Float[Array, " _"]] | None,
     xs: Float[Array, "n *shape"],
+    *,
+    activation: str = "relu",
 ) -> tuple[Float[Array, "n _"], ...]:
     """z_l = h_{l-1} W_l + b_l of the hidden layers l = 1 ... k - 1 (C section 3.1), h_0 = x.
 
@@ -60,22 +63,34 @@ def mlp_preactivations(
         weights: k matrices (in, out), input to output.
         biases: k vectors (out,), or None for a biasless perceptron.
         xs: n examples of any shape; their entries are flattened in C order.
+        activation: phi in h_l = phi(z_l), a name in `PIECEWISE_LINEAR`.
 
     Returns:
         k - 1 arrays (n, H_l), none for a perceptron without hidden layers.
 
     Raises:
-        InputError: for shapes that do not chain, no examples, a dtype other than float32 or float64, or a NaN
-            or infinity.
+        InputError: for shapes that do not chain, no examples, a dtype other than float32 or float64, a NaN
+            or infinity, or an unknown activation.
     """
+    check_choice("activation", activation, PIECEWISE_LINEAR)
     check_perceptron(weights, biases)
     check_inputs(weights, xs)
     hidden, preactivations = xs.reshape(xs.shape[0], -1), []
     for layer, matrix in enumerate(weights[:-1]):
         z = jnp.matmul(hidden, matrix, precision=jax.lax.Precision.HIGHEST)
         preactivations.append(z if biases is None else z + biases[layer])
-        hidden = jax.nn.relu(preactivations[-1])
+        if activation == "relu":
+            hidden = jax.nn.relu(preactivations[-1])
+        else:
+            hidden = piecewise_linear(preactivations[-1], PIECEWISE_LINEAR[activation])
     return tuple(preactivations)
+
+
+def piecewise_linear(z: Float[Array, "*shape"], activation: PiecewiseLinear) -> Float[Array, "*shape"]:
+    """phi(z) = slope z + shift, held between low and high; its derivative at either kink is 0."""
+    y = activation.slope * z + activation.shift
+    # A clip by minimum and maximum would have half the slope at a kink.
+    return jnp.where(y <= activation.low, activation.low, jnp.where(y >= activation.high, activation.high, y))
 
 
 def active_counts(preactivations: Sequence[Float[Array, "n _"]]) -> ActiveCounts:

@@ -14,6 +14,7 @@ from jaxsens.models import layers as spec
 from jaxsens.models.convolution import training_convolution
 from jaxsens.models.initialisers import INITIALISERS, Draws
 from jaxsens.models.zoo import ModelConfig
+from jaxsens.types import PiecewiseLinear
 
 __all__ = ["ACTIVATIONS", "Network", "bridge", "build"]
 
@@ -27,11 +28,30 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def piecewise_linear(numbers: PiecewiseLinear) -> Callable[[Array], Array]:
+    """The activation of these numbers, which may be traced: `ACTIVATIONS` to rounding, and in derivatives."""
+
+    def activation(x: Array) -> Array:
+        y = numbers.slope * x + numbers.shift
+        return jnp.where(y > numbers.low, jnp.where(y > numbers.high, numbers.high, y), numbers.low)
+
+    return activation
+
+
+class Call(NamedTuple):
+    """How the layers are called: in training or not, with what randomness, another activation than built."""
+
+    train: bool
+    rngs: nnx.Rngs | None
+    activation: Callable[[Array], Array] | None = None
+
+
 class Network(NamedTuple):
     """A model as pure functions. `params` are trained; `state`, the BN statistics, is carried along.
 
     init(key) -> (params, state)
-    apply(params, state, xs, *, key) -> (ys, state): a batch, in training mode; the key draws the dropout.
+    apply(params, state, xs, *, key) -> (ys, state): a batch, in training mode; the key draws the dropout. A
+    `build`'s network also takes `activation`, four numbers `PiecewiseLinear`, in place of its own.
     predict(params, state, xs) -> ys: a batch, in evaluation mode, differentiable any number of times.
     """
 
@@ -89,9 +109,12 @@ def bridge(
         _, params, state = nnx.split(make(nnx.Rngs(key)), nnx.Param, ...)
         return params, state
 
-    def apply(params: Any, state: Any, xs: Array, *, key: Array) -> tuple[Array, Any]:
+    def apply(
+        params: Any, state: Any, xs: Array, *, key: Array, activation: PiecewiseLinear | None = None
+    ) -> tuple[Array, Any]:
         module = nnx.merge(training_graph, params, state, copy=True)
-        ys = module(xs, train=True, rngs=nnx.Rngs(dropout=key))
+        other = {} if activation is None else {"activation": activation}
+        ys = module(xs, train=True, rngs=nnx.Rngs(dropout=key), **other)
         return ys, nnx.split(module, nnx.Param, ...)[2]
 
     def predict(params: Any, state: Any, xs: Array) -> Array:
@@ -109,8 +132,16 @@ class Classifier(nnx.Module):
         self.body = Stack(config.layers, input_shape, parts)
         self.head = _linear(features, num_outputs, parts)
 
-    def __call__(self, xs: Float[Array, "n *shape"], *, train: bool, rngs: nnx.Rngs | None):
-        hidden = self.body(xs, train=train, rngs=rngs)
+    def __call__(
+        self,
+        xs: Float[Array, "n *shape"],
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+        activation: PiecewiseLinear | None = None,
+    ):
+        other = None if activation is None else piecewise_linear(activation)
+        hidden = self.body(xs, Call(train, rngs, other))
         return self.head(hidden.reshape(hidden.shape[0], -1))
 
 
@@ -132,9 +163,9 @@ class Stack(nnx.Module):
             self.layers.append(_MODULES[type(layer)](layer, shape, parts))
             shape = layer.output_shape(shape)
 
-    def __call__(self, xs, *, train: bool, rngs):
+    def __call__(self, xs, call: Call):
         for layer in self.layers:
-            xs = layer(xs, train=train, rngs=rngs)
+            xs = layer(xs, call)
         return xs
 
 
@@ -172,11 +203,11 @@ class Affine(nnx.Module):
         )
         self.activation = parts.activation if layer.activate else None
 
-    def __call__(self, xs, *, train: bool, rngs):
+    def __call__(self, xs, call: Call):
         ys = self.linear(xs)
         if self.norm is not None:
-            ys = self.norm(ys, use_running_average=not train)
-        return ys if self.activation is None else self.activation(ys)
+            ys = self.norm(ys, use_running_average=not call.train)
+        return ys if self.activation is None else (call.activation or self.activation)(ys)
 
 
 class Pool(nnx.Module):
@@ -192,7 +223,7 @@ class Pool(nnx.Module):
         self.window = (layer.size, layer.size) if is_max else layer.window(shape)
         self.size = layer.output_shape(shape)[:2]
 
-    def __call__(self, xs, *, train: bool, rngs):
+    def __call__(self, xs, call: Call):
         (rows, columns), (height, width) = self.window, self.size
         xs = xs[:, : height * rows, : width * columns]
         return self.reduce(xs.reshape(-1, height, rows, width, columns, xs.shape[-1]), axis=(2, 4))
@@ -204,7 +235,7 @@ class Flatten(nnx.Module):
     def __init__(self, layer: spec.Flatten, shape: tuple[int, ...], parts: Parts):
         del layer, shape, parts
 
-    def __call__(self, xs, *, train: bool, rngs):
+    def __call__(self, xs, call: Call):
         return xs.reshape(xs.shape[0], -1)
 
 
@@ -214,10 +245,10 @@ class Dropout(nnx.Module):
     def __init__(self, layer: spec.Dropout, shape: tuple[int, ...], parts: Parts):
         self.rate = layer.rate
 
-    def __call__(self, xs, *, train: bool, rngs):
-        if not train:
+    def __call__(self, xs, call: Call):
+        if not call.train:
             return xs
-        kept = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, xs.shape)
+        kept = jax.random.bernoulli(call.rngs.dropout(), 1 - self.rate, xs.shape)
         return jnp.where(kept, xs / (1 - self.rate), 0)
 
 
@@ -230,9 +261,8 @@ class Residual(nnx.Module):
         self.shortcut = Stack(layer.shortcut, shape, parts)
         self.activation = parts.activation
 
-    def __call__(self, xs, *, train: bool, rngs):
-        branch = self.branch(xs, train=train, rngs=rngs)
-        return self.activation(branch + self.shortcut(xs, train=train, rngs=rngs))
+    def __call__(self, xs, call: Call):
+        return (call.activation or self.activation)(self.branch(xs, call) + self.shortcut(xs, call))
 
 
 _MODULES = {

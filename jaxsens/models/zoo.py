@@ -31,6 +31,7 @@ _USUAL_REGULARIZATION = {
     "cnn": "none",
 }
 _REGULARIZATION_TITLES = {"none": "plain", "bn": "BN", "do": "dropout", "mp": "max-pool"}
+_ACTIVATION_TITLES = {"relu6": "ReLU6", "hard_tanh": "HardTanh", "hard_sigmoid": "HardSigmoid"}
 # Dropout that leaves out the first hidden layers is another regulariser, and named by where it starts.
 _LATE_DROPOUT = re.compile(r"do(\d+)")
 
@@ -59,19 +60,22 @@ class ModelConfig:
 
     @property
     def full_name(self) -> str:
-        """With initialiser and unusual regularisation: fc-3x200-sn, fc-3x200-sn-bn, vgg13-s0.5-xu."""
+        """With initialiser, and what else is unusual: fc-3x200-sn-bn, fc-3x200-sn-relu6, vgg13-s0.5-xu."""
         usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
-        return f"{self.name}-{self.init.lower()}" + ("" if usual else f"-{self.regularization}")
+        activation = "" if self.activation == "relu" else f"-{self.activation}"
+        return f"{self.name}-{self.init.lower()}" + ("" if usual else f"-{self.regularization}") + activation
 
     @property
     def label(self) -> str:
-        """What a legend says: the title, the initialiser but XU, the regularisation where it is unusual."""
+        """What a legend says: the title, the initialiser but XU, what else is unusual."""
         usual = self.regularization == _USUAL_REGULARIZATION.get(self._kind)
         words = [_regularization_title(part) for part in self.regularization.split("+")]
+        activation = _ACTIVATION_TITLES.get(self.activation, self.activation)
         return (
             self.title
             + ("" if self.init == "XU" else f" {self.init}")
             + ("" if usual else " " + " + ".join(words))
+            + ("" if self.activation == "relu" else f" {activation}")
         )
 
     @property
@@ -93,6 +97,7 @@ def fully_connected(
     dropout: float | int = 0.0,
     dropout_from: int = 1,
     init: str = "SN",
+    activation: str = "relu",
 ) -> ModelConfig:
     """M hidden layers of one width. (A counts "a 3-layer FC" with its output layer: 2 hidden layers.)
 
@@ -117,6 +122,7 @@ def fully_connected(
         hidden_layers=hidden_layers,
         regularization=_label(batch_norm=batch_norm, dropout=dropout > 0, dropout_from=dropout_from),
         init=init,
+        activation=activation,
     )
 
 

@@ -29,6 +29,7 @@ from jaxsens.plotting.curves import (
 from jaxsens.plotting.equations import Line, Prediction, equation_7, equation_9, equation_14
 from jaxsens.plotting.figures import loss_against_sensitivity
 from jaxsens.plotting.heatmap import figure_of_heatmap, save_heatmap
+from jaxsens.plotting.intervals import IntervalPanel, IntervalRow, figure_of_intervals, save_intervals
 from jaxsens.plotting.panel import Panel
 from jaxsens.plotting.panels import figure_of_panels
 from jaxsens.plotting.points import CellPoints, figure_one_points, relabel, zoom_limits
@@ -42,6 +43,8 @@ from jaxsens.plotting.results import (
     save_panels,
     save_rows,
 )
+from jaxsens.plotting.scatter import ScatterPanel, figure_of_scatter, save_scatter
+from jaxsens.plotting.slices import SlicePanel, figure_of_slices, save_slices
 from jaxsens.plotting.style import save_figure
 
 __all__ = [
@@ -50,9 +53,13 @@ __all__ = [
     "CellPoints",
     "Curve",
     "CurvePanel",
+    "IntervalPanel",
+    "IntervalRow",
     "Line",
     "Panel",
     "Prediction",
+    "ScatterPanel",
+    "SlicePanel",
     "bicriteria_panel",
     "column_median",
     "correlation_rows",
@@ -66,7 +73,10 @@ __all__ = [
     "equation_14_line",
     "figure_of_curves",
     "figure_of_heatmap",
+    "figure_of_intervals",
     "figure_of_panels",
+    "figure_of_scatter",
+    "figure_of_slices",
     "figure_one_points",
     "flip_panel",
     "flip_rows",
@@ -86,8 +96,11 @@ __all__ = [
     "save_curves",
     "save_figure",
     "save_heatmap",
+    "save_intervals",
     "save_panels",
     "save_rows",
+    "save_scatter",
+    "save_slices",
     "with_complexity",
     "zoom_limits",
 ]

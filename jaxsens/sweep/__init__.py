@@ -1,16 +1,19 @@
 """A grid of cells to a table of rows, resumable."""
 
 from jaxsens.sweep.cells import (
+    AUGMENTATIONS,
     INPUT_SCALES,
     Cell,
     ComplexityConfig,
     DataConfig,
     MeasureConfig,
     Preset,
+    RobustnessConfig,
     Shard,
     select_cells,
 )
 from jaxsens.sweep.conditions import BINS_PER_DECADE, FLIP_DELTAS, OUTPUT_BINS
+from jaxsens.sweep.config import SweepConfig
 from jaxsens.sweep.estimates import ESTIMATORS, Estimator, loss_estimates
 from jaxsens.sweep.presets import (
     CONDITIONS_CPU,
@@ -28,9 +31,10 @@ from jaxsens.sweep.presets import (
     TANGENT_QUICK,
     true_and_random,
 )
-from jaxsens.sweep.run import Diverged, SweepConfig, Watcher, run_cell, run_sweep
+from jaxsens.sweep.run import Diverged, Watcher, run_cell, run_sweep
 
 __all__ = [
+    "AUGMENTATIONS",
     "BINS_PER_DECADE",
     "CONDITIONS_CPU",
     "CONDITIONS_PAPER",
@@ -56,6 +60,7 @@ __all__ = [
     "Estimator",
     "MeasureConfig",
     "Preset",
+    "RobustnessConfig",
     "Shard",
     "SweepConfig",
     "Watcher",

@@ -5,18 +5,23 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import jax
+from jax import Array
+
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
-from jaxsens.data import Dataset, normalize
+from jaxsens.data import Dataset, normalize, random_crop, random_flip, random_shift
 from jaxsens.models import ModelConfig
 from jaxsens.train import TrainConfig
 
 __all__ = [
+    "AUGMENTATIONS",
     "INPUT_SCALES",
     "Cell",
     "ComplexityConfig",
     "DataConfig",
     "MeasureConfig",
     "Preset",
+    "RobustnessConfig",
     "Shard",
     "select_cells",
 ]
@@ -27,6 +32,16 @@ INPUT_SCALES: dict[str, Callable[[Dataset], Dataset]] = {
     "unit_variance": lambda data: normalize(data, keep_mean=True),
 }
 """Inputs as loaded; of mean 0 and variance 1 in each channel or feature; of variance 1 about their mean."""
+
+
+def crop_and_flip(xs: Array, *, key: Array) -> Array:
+    """Cut out of the image padded by 4 pixels, and mirrored half of the time."""
+    crop_key, flip_key = jax.random.split(key)
+    return random_flip(random_crop(xs, key=crop_key), key=flip_key)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Array]] = {"shift": random_shift, "crop_flip": crop_and_flip}
+"""What `TrainConfig.augment` names: circular shifts by up to 2 pixels for digits, the usual for photographs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +105,33 @@ class ComplexityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RobustnessConfig:
+    """How E's measures are taken, of fully-connected networks with a piecewise linear activation.
+
+    Jacobian norms on training images are means over as many as `MeasureConfig.derivative_examples`. `loops`
+    training and as many test images are moved around their translation loops. `triples` ellipses of each kind
+    are cut into `points`, a multiple of 6; from as many images rays go into random directions, and segments
+    lead to another image. `pointwise_examples` test images are scored one by one, S with
+    `pointwise_draws` of its noise. Slices through the first three training images of different classes are
+    squares of `slice_pixels`. What is 0 is not measured.
+    """
+
+    loops: int = 100
+    triples: int = 0
+    points: int = 120
+    pointwise_examples: int = 0
+    pointwise_draws: int = 30
+    slice_pixels: int = 0
+
+    def __post_init__(self):
+        for name in ("loops", "triples", "pointwise_examples", "slice_pixels"):
+            check_at_least(name, getattr(self, name), 0)
+        check_at_least("pointwise_draws", self.pointwise_draws, 2)
+        if self.points < 6 or self.points % 6:
+            raise refuse(f"points={self.points}", "a multiple of 6: data and midpoints", "pass 120")
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasureConfig:
     """What is measured, and how: by default S with A's noise, one draw per example, and the Jacobian norms.
 
@@ -99,8 +141,8 @@ class MeasureConfig:
     give the tangent sensitivity of B and C and its bounds, for ReLU perceptrons only (0: not measured);
     active units are counted on all examples. `exact_tangent_examples` test examples give the exact tangent
     sensitivity of any network. `complexity` asks for D's norms, sharpness and KL, `condition_examples`
-    training examples for the conditions of its Theorem 1, for ReLU perceptrons only. `snapshots` are epochs
-    at which networks are measured on their way, besides the end.
+    training examples for the conditions of its Theorem 1, for ReLU perceptrons only. `robustness` asks for
+    E's measures. `snapshots` are epochs at which networks are measured on their way, besides the end.
     """
 
     noise_std: float = 0.1
@@ -111,6 +153,7 @@ class MeasureConfig:
     exact_tangent_examples: int = 0
     complexity: ComplexityConfig | None = None
     condition_examples: int = 0
+    robustness: RobustnessConfig | None = None
     snapshots: tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -135,6 +178,7 @@ class Cell:
 
     def __post_init__(self):
         check_at_least("seeds", self.seeds, 1)
+        check_choice("augment", self.train.augment, (None, *AUGMENTATIONS))
         if any(not 0 <= stage <= self.train.max_epochs for stage in self.measure.snapshots):
             raise refuse(
                 f"snapshots={self.measure.snapshots} for {self.train.max_epochs} epochs",

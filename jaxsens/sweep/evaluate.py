@@ -27,14 +27,15 @@ from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
 from jaxsens.sweep.complexity import ComplexityPrograms, complexity_measures
 from jaxsens.sweep.conditions import ConditionPrograms, compile_conditions, condition_measures
+from jaxsens.sweep.robustness import RobustnessPrograms, compile_robustness, robustness_measures
 from jaxsens.sweep.tangent import TangentPrograms, compile_tangent, tangent_measures
 from jaxsens.table import Value
-from jaxsens.train import LOSSES, Member, Training
+from jaxsens.train import LOSSES, Member
 
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
-_NOISE, _PERTURBATIONS = 2**31 - 1, 2**31 - 2
+_NOISE, _PERTURBATIONS, _POINTS = 2**31 - 1, 2**31 - 2, 2**31 - 3
 
 
 class Programs(NamedTuple):
@@ -49,6 +50,7 @@ class Programs(NamedTuple):
     tangent: TangentPrograms | None
     complexity: ComplexityPrograms | None
     conditions: ConditionPrograms | None
+    robustness: RobustnessPrograms | None
 
 
 def compile_programs(
@@ -89,16 +91,26 @@ def compile_programs(
         compile_tangent(model) if measure.tangent_examples else None,
         complexity,
         compile_conditions(model) if measure.condition_examples else None,
+        compile_robustness(model, network, measure) if measure.robustness is not None else None,
     )
+
+
+class Start(NamedTuple):
+    """A network before its training."""
+
+    params: Any
+    state: Any
 
 
 def evaluate_cell(
     programs: Programs,
-    training: Training,
+    initial: Callable[[Array], tuple[Any, Any]],
     members: Member,
     seeds: tuple[int, ...],
     data: Dataset,
     measure: MeasureConfig,
+    *,
+    loss: str,
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
@@ -112,10 +124,8 @@ def evaluate_cell(
         row = {"epochs": int(member.epoch), "diverged": True}
         if not member.diverged and all_finite((member.params, member.state)):
             with jax.default_matmul_precision("highest"):
-                start = training.start(jax.random.key(seed))
-                values, outputs = evaluate_member(
-                    programs, start, member, seed, data, measure, training.config.loss
-                )
+                start = Start(*initial(jax.random.key(seed)))
+                values, outputs = evaluate_member(programs, start, member, seed, data, measure, loss)
             if all_finite(outputs):
                 row |= values | {"diverged": False}
                 logits.append(outputs)
@@ -138,7 +148,7 @@ def evaluate_cell(
 
 def evaluate_member(
     programs: Programs,
-    start: Member,
+    start: Start,
     member: Member,
     seed: int,
     data: Dataset,
@@ -174,11 +184,20 @@ def evaluate_member(
             values |= condition_measures(
                 programs.conditions, whose.params, whose.state, data, measure.condition_examples, stage
             )
+    if programs.robustness is not None:
+        values |= robustness_measures(
+            programs.robustness,
+            start,
+            member,
+            data,
+            measure,
+            jax.random.fold_in(jax.random.key(seed), _POINTS),
+        )
     return values, outputs
 
 
 def output_sensitivities(
-    programs: Programs, start: Member, member: Member, seed: int, data: Dataset
+    programs: Programs, start: Start, member: Member, seed: int, data: Dataset
 ) -> dict[str, Value]:
     """S before and after training, on the training set, and after the softmax, with their errors and time."""
     key = jax.random.fold_in(jax.random.key(seed), _NOISE)

@@ -1,39 +1,43 @@
 """What is compiled for a network, kept for the cells that need the same."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 
 from jaxsens.models import ModelConfig, build, without_batch_norm
-from jaxsens.sweep.cells import ComplexityConfig, MeasureConfig
+from jaxsens.sweep.cells import AUGMENTATIONS, ComplexityConfig, MeasureConfig
 from jaxsens.sweep.complexity import ComplexityPrograms, compile_complexity
 from jaxsens.sweep.evaluate import Programs, compile_programs
-from jaxsens.train import TrainConfig, Training, make_train
+from jaxsens.train import TrainConfig, Training, initial, make_train
 
-__all__ = ["shared_programs"]
+__all__ = ["shared_initial", "shared_measures", "shared_training"]
 
 
 # Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures, and
 # for the measures however these are trained.
 @functools.lru_cache(maxsize=32)
-def shared_programs(
-    model: ModelConfig,
-    input_shape: tuple[int, ...],
-    num_outputs: int,
-    train: TrainConfig,
-    measure: MeasureConfig,
-) -> tuple[Training, Programs]:
-    """What is compiled for an architecture, its training and its measures; nothing is before it is called."""
+def shared_training(
+    model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, train: TrainConfig
+) -> Training:
+    """The training of an architecture; nothing is compiled before it is called."""
     network = build(model, input_shape=input_shape, num_outputs=num_outputs)
-    training = make_train(train, network.init, network.apply)
-    return training, shared_measures(model, input_shape, num_outputs, measure)
+    augment = None if train.augment is None else AUGMENTATIONS[train.augment]
+    return make_train(train, network.init, network.apply, augment=augment)
+
+
+@functools.lru_cache(maxsize=32)
+def shared_initial(model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int) -> Callable:
+    """`initial(key) -> (params, state)` of an architecture and initialiser, whatever its activation."""
+    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
+    return jax.jit(functools.partial(initial, network.init))
 
 
 @functools.lru_cache(maxsize=32)
 def shared_measures(
     model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, measure: MeasureConfig
 ) -> Programs:
-    """The measures' part of `shared_programs`."""
+    """What is compiled to measure an architecture, however it is trained."""
     network = build(model, input_shape=input_shape, num_outputs=num_outputs)
     complexity = None
     if measure.complexity is not None:

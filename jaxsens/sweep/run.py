@@ -9,18 +9,19 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
-from jaxsens.models import Network, build, check_chain, check_perceptron_config
-from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, Shard
-from jaxsens.sweep.evaluate import Programs, evaluate_cell, predicted_at_init
-from jaxsens.sweep.programs import shared_programs
+from jaxsens.sweep.cells import Cell
+from jaxsens.sweep.config import SweepConfig
+from jaxsens.sweep.evaluate import evaluate_cell, predicted_at_init
+from jaxsens.sweep.members import Job, batched, half_way, train_together, trained_members
+from jaxsens.sweep.prepare import build_network, prepare_data, prepare_training
+from jaxsens.sweep.programs import shared_initial, shared_measures
 from jaxsens.table import (
     Table,
     TableError,
@@ -34,20 +35,9 @@ from jaxsens.table import (
     write_rows,
     write_table,
 )
-from jaxsens.train import (
-    LOSSES,
-    Member,
-    Progress,
-    Training,
-    default_member_axis,
-    device_mesh,
-    load_trained,
-    make_train,
-    save_trained,
-    train_ensemble,
-)
+from jaxsens.train import Member, Progress, default_member_axis, device_mesh
 
-__all__ = ["Diverged", "SweepConfig", "Watcher", "run_cell", "run_sweep"]
+__all__ = ["Diverged", "Watcher", "run_cell", "run_sweep"]
 
 # Raised when a change of the code changes what a finished cell, or a trained network, would hold.
 _RESULTS_VERSION = 2
@@ -56,33 +46,6 @@ _TRAINING_VERSION = 1
 
 class Diverged(UserWarning):
     """Members whose loss stopped being finite; they are in the table and out of the statistics."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    """How a grid is run; nothing here changes a number by more than rounding.
-
-    `out` holds the table, and `store` (default: out/cells) the finished cells, for all sweeps that use it: a
-    network that two experiments need is trained once. `keep_networks` also keeps the trained networks there,
-    so that another measurement trains nothing; `resume=False` computes finished cells anew; `checkpoint` also
-    keeps cells half-way.
-    """
-
-    experiment: str
-    out: Path
-    data_dir: Path | None = None
-    store: Path | None = None
-    resume: bool = True
-    checkpoint: bool = False
-    keep_networks: bool = False
-    num_devices: int | None = None
-    member_axis: str | None = None
-    shard: Shard = Shard()
-
-    @property
-    def cells(self) -> Path:
-        """Where finished cells are."""
-        return self.out / "cells" if self.store is None else self.store
 
 
 class Watcher:
@@ -119,62 +82,65 @@ def run_sweep(
     ran_on = json.dumps(environment() | device(config))
     jobs = make_jobs(grid, config)
     wanted = set(grid if chosen is None else chosen)
-    mine = [job for job in jobs if job.cell in wanted][config.shard.index :: config.shard.count]
+    batches = batched([job for job in jobs if job.cell in wanted], config.together)
+    batches = batches[config.shard.index :: config.shard.count]
+    mine = [job for batch in batches for job in batch]
     for job in mine:
         # Refused before the first cell trains, not after an hour.
         build_network(job.cell, job.data)
         check_resolved(job.cell.measure.noise_std, job.data.x_test)
 
     temporary: set[Path] = set()
+    uses = Counter(job.network for job in mine)
+    started = 0
     try:
-        for index, job in enumerate(mine):
-            watcher.cell_starts(job.cell.name, index, len(mine))
-            began = time.monotonic()
-            resumed = config.resume and read_finished(job) is not None
-            if not resumed:
-                kept = config.keep_networks or (job.network.exists() and job.network not in temporary)
-                needed = any(later.network == job.network for later in mine[index + 1 :])
+        for batch in batches:
+            pending = [job for job in batch if not (config.resume and read_finished(job) is not None)]
+            keep = {job.network: config.keep_networks or job.network.exists() for job in pending}
+            for job in pending:
                 if not config.resume and job.network not in temporary:
                     job.network.unlink(missing_ok=True)
                     shutil.rmtree(half_way(job.network), ignore_errors=True)
-                if needed and not kept:
-                    # A network that this sweep measures again is trained once.
+                if not keep[job.network] and (len(pending) > 1 or uses[job.network] > 1):
+                    # Trained once, measured later in this sweep.
                     temporary.add(job.network)
-                rows = run_cell(
-                    job.cell,
-                    job.data,
-                    config,
-                    report=watcher.cell_trains,
-                    network=job.network,
-                    keep=kept or needed,
-                )
-                write_rows(
-                    Table.from_rows(other_stages(job, rows) + rows),
-                    job.file,
-                    metadata={"environment": ran_on},
-                )
-                shutil.rmtree(half_way(job.network), ignore_errors=True)
-            watcher.cell_ends(job.cell.name, seconds=time.monotonic() - began, resumed=resumed)
+            for job in batch:
+                watcher.cell_starts(job.cell.name, started, len(mine))
+                started += 1
+                began = time.monotonic()
+                if job in pending:
+                    if len(pending) > 1 and job is pending[0]:
+                        train_together(pending, config, report=watcher.cell_trains)
+                    rows = run_cell(
+                        job.cell,
+                        job.data,
+                        config,
+                        report=watcher.cell_trains,
+                        network=job.network,
+                        keep=keep[job.network] or job.network in temporary,
+                    )
+                    write_rows(
+                        Table.from_rows(other_stages(job, rows) + rows),
+                        job.file,
+                        metadata={"environment": ran_on},
+                    )
+                    shutil.rmtree(half_way(job.network), ignore_errors=True)
+                watcher.cell_ends(job.cell.name, seconds=time.monotonic() - began, resumed=job not in pending)
+            uses.subtract(job.network for job in batch)
+            for network in [network for network in temporary if not uses[network]]:
+                network.unlink(missing_ok=True)
+                temporary.remove(network)
     finally:
         for network in temporary:
             network.unlink(missing_ok=True)
     return write_results(jobs, config)
 
 
-class Job(NamedTuple):
-    """A cell with its data, and the files of its rows and of its trained members."""
-
-    cell: Cell
-    data: datasets.Dataset
-    fingerprint: str
-    file: Path
-    network: Path
-
-
 def make_jobs(grid: Sequence[Cell], config: SweepConfig) -> list[Job]:
     """The grid's jobs in its order; each data set is prepared once."""
     keys = dict.fromkeys(cell.data for cell in grid)
-    data = {key: prepare_data(key, data_dir=config.data_dir) for key in keys}
+    pools = {key.dataset: datasets.load(key.dataset, data_dir=config.data_dir) for key in keys}
+    data = {key: prepare_data(key, pools[key.dataset]) for key in keys}
     fingerprints = {key: value.fingerprint() for key, value in data.items()}
     return [
         Job(
@@ -227,13 +193,24 @@ def run_cell(
     whose earlier measurements would be lost.
     """
     seeds = tuple(range(cell.seeds))
-    training, programs = prepare_programs(cell, data)
+    training = prepare_training(cell, data)
+    programs = shared_measures(
+        dataclasses.replace(cell.model, init="SN"),
+        data.x_train.shape[1:],
+        data.num_outputs,
+        dataclasses.replace(cell.measure, snapshots=()),
+    )
+    initial = shared_initial(
+        dataclasses.replace(cell.model, activation="relu"), data.x_train.shape[1:], data.num_outputs
+    )
     rows: list[dict[str, Any]] = []
     kept = len(data.x_train) - cell.data.num_confused
     unconfused = dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept])
 
     def measure(snapshot: int | None, members: Member) -> None:
-        measured = evaluate_cell(programs, training, members, seeds, unconfused, cell.measure)
+        measured = evaluate_cell(
+            programs, initial, members, seeds, unconfused, cell.measure, loss=cell.train.loss
+        )
         rows.extend(
             {"seed": seed, "snapshot": snapshot} | row for seed, row in zip(seeds, measured, strict=True)
         )
@@ -262,106 +239,6 @@ def run_cell(
     return [shared | row for row in rows]
 
 
-def trained_members(
-    cell: Cell,
-    training: Training,
-    data: datasets.Dataset,
-    config: SweepConfig,
-    *,
-    report: Callable[[Progress], None] | None,
-    network: Path | None,
-    keep: bool,
-    observe: Callable[[int, Member], None],
-) -> tuple[Member, float]:
-    """The cell's members, read or trained now, and the seconds that their training took, NaN if unknown."""
-    keys = jnp.stack([jax.random.key(seed) for seed in range(cell.seeds)])
-    snapshots = cell.measure.snapshots
-    if network is not None and not snapshots:
-        kept = load_trained(network, jax.eval_shape(training.start, keys[0]))
-        if kept is not None:
-            return kept
-    resumed = network is not None and half_way(network).exists()
-    began = time.monotonic()
-    watched = [0.0]
-
-    def observe_untimed(epoch: int, members: Member) -> None:
-        before = time.monotonic()
-        observe(epoch, members)
-        watched[0] += time.monotonic() - before
-
-    members = train_ensemble(
-        training,
-        keys,
-        jnp.asarray(data.x_train),
-        jnp.asarray(data.y_train),
-        member_axis=config.member_axis,
-        num_devices=config.num_devices,
-        report=report,
-        checkpoint=half_way(network) if config.checkpoint and network and not snapshots else None,
-        snapshots=snapshots,
-        observe=observe_untimed,
-    )
-    # What was spent before a stop is not known.
-    seconds = math.nan if resumed else time.monotonic() - began - watched[0]
-    if network is not None and keep:
-        save_trained(network, members, seconds=seconds)
-    return members, seconds
-
-
-def prepare_data(config: DataConfig, *, data_dir: Path | None = None) -> datasets.Dataset:
-    """The examples of a configuration; those of a confusion set come last."""
-    data = pool = datasets.load(config.dataset, data_dir=data_dir)
-    key = jax.random.key(config.subset_seed)
-    if config.num_train is not None:
-        data = datasets.subset(data, config.num_train, key=key)
-    if config.label_noise:
-        data = datasets.corrupt_labels(data, config.label_noise, key=jax.random.fold_in(key, 1))
-    if config.num_confused:
-        data = datasets.confusion_set(data, pool, config.num_confused, key=jax.random.fold_in(key, 2))
-    if config.num_test is not None:
-        data = dataclasses.replace(
-            data, x_test=data.x_test[: config.num_test], y_test=data.y_test[: config.num_test]
-        )
-    if config.image_size is not None:
-        data = datasets.resize(data, config.image_size)
-    return INPUT_SCALES[config.inputs](data)
-
-
-def prepare_programs(cell: Cell, data: datasets.Dataset) -> tuple[Training, Programs]:
-    """The cell's training and measures; all but the start is shared by cells of one architecture."""
-    built = build_network(cell, data)
-    training, programs = shared_programs(
-        dataclasses.replace(cell.model, init="SN"),
-        data.x_train.shape[1:],
-        data.num_outputs,
-        cell.train,
-        dataclasses.replace(cell.measure, snapshots=()),
-    )
-    start = jax.jit(make_train(cell.train, built.init, built.apply).start)
-    return dataclasses.replace(training, start=start), programs
-
-
-def build_network(cell: Cell, data: datasets.Dataset) -> Network:
-    """The cell's network for these examples, its loss checked against the task."""
-    if (data.task == "classification") != (cell.train.loss == "cross_entropy"):
-        raise refuse(
-            f"loss {cell.train.loss!r} for the {data.task} data {data.name!r}",
-            "cross_entropy for classes, mse for regression",
-            f"set TrainConfig(loss=...) to one of {', '.join(LOSSES)}",
-        )
-    if cell.measure.tangent_examples or cell.measure.condition_examples:
-        check_perceptron_config(cell.model)
-    if cell.measure.complexity is not None:
-        check_chain(cell.model)
-    if cell.measure.complexity is not None and data.task != "classification":
-        raise refuse(
-            f"complexity measures on the {data.task} data {data.name!r}",
-            "classes: margins are between them",
-            "leave out MeasureConfig(complexity=...)",
-        )
-    return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
-
-
 def prepare_folders(config: SweepConfig) -> None:
     """Makes the folders, and refuses those that cannot be written to, before any work."""
     for folder in (config.out, config.cells):
@@ -388,11 +265,6 @@ def network_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
     """Where the trained members are kept, whatever is measured on them."""
     identity = config_hash((_TRAINING_VERSION, cell.training, cell.seeds, fingerprint))
     return config.cells / "networks" / f"{cell.model.full_name}-{identity}.npz"
-
-
-def half_way(network: Path) -> Path:
-    """Where members in training are kept."""
-    return network.with_suffix(".checkpoint")
 
 
 def read_finished(job: Job) -> Table | None:
@@ -440,10 +312,12 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
         "inputs": cell.data.inputs,
         "label_noise": cell.data.label_noise,
         "num_confused": cell.data.num_confused,
+        "activation": model.activation,
         "optimizer": cell.train.optimizer,
         "learning_rate": cell.train.learning_rate,
         "weight_decay": cell.train.weight_decay,
         "batch_size": cell.train.batch_size,
+        "augment": cell.train.augment,
         "max_epochs": cell.train.max_epochs,
         "noise_std": cell.measure.noise_std,
     }

@@ -3,17 +3,21 @@
 from jaxsens.train.checkpoint import load_trained, save_trained
 from jaxsens.train.config import LOSSES, OPTIMIZERS, TrainConfig
 from jaxsens.train.ensemble import Progress, default_member_axis, device_mesh, train_ensemble
-from jaxsens.train.member import Member, Training, make_train
+from jaxsens.train.hyper import HyperParameters, hyper_parameters
+from jaxsens.train.member import Member, Training, initial, make_train
 
 __all__ = [
     "LOSSES",
     "OPTIMIZERS",
+    "HyperParameters",
     "Member",
     "Progress",
     "TrainConfig",
     "Training",
     "default_member_axis",
     "device_mesh",
+    "hyper_parameters",
+    "initial",
     "load_trained",
     "make_train",
     "save_trained",

@@ -16,7 +16,7 @@ from jaxsens.train.member import Member
 __all__ = ["load_trained", "restore_members", "save_members", "save_trained"]
 
 # Members' fields that measuring does without.
-_ONLY_TRAINING = {"optimizer": (), "key": ()}
+_ONLY_TRAINING = {"optimizer": (), "key": (), "hyper": None}
 
 
 def save_members(folder: Path, members: Member, num_members: int, *, step: int) -> None:

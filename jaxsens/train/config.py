@@ -20,7 +20,8 @@ class TrainConfig:
     An epoch visits the training set in ceil(n / batch_size) batches of one size, ceil(n / that number): 1000
     examples in batches of at most 128 are 8 batches of 125. `batch_size=None` is full batch.
     The stop rule counts epochs, consecutive or not, whose mean training loss (as met by the batches, in
-    training mode) is below `stop_loss`. `weight_decay` adds weight_decay * w to the gradient.
+    training mode) is below `stop_loss`. `weight_decay` adds weight_decay * w to the gradient. `augment` names
+    a random change of each batch of inputs, one of `jaxsens.sweep.AUGMENTATIONS`.
     """
 
     optimizer: str = "adam"
@@ -31,6 +32,7 @@ class TrainConfig:
     loss: str = "cross_entropy"
     stop_loss: float = 1e-5
     stop_count: int = 10
+    augment: str | None = None
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -45,6 +47,12 @@ class TrainConfig:
                 f"optimizer='lbfgs' with batch_size={self.batch_size}",
                 "the full batch: its line search compares losses on one function",
                 "set batch_size=None",
+            )
+        if self.optimizer == "lbfgs" and self.augment is not None:
+            raise refuse(
+                f"optimizer='lbfgs' with augment={self.augment!r}",
+                "none: its line search compares losses on one function",
+                "set augment=None",
             )
         if self.optimizer == "lbfgs" and (self.learning_rate != 1 or self.weight_decay):
             raise refuse(

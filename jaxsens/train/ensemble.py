@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsens.checks import check_choice, refuse
 from jaxsens.train.checkpoint import restore_members, save_members
+from jaxsens.train.hyper import HyperParameters
 from jaxsens.train.member import Member, Training
 
 __all__ = ["Progress", "default_member_axis", "device_mesh", "train_ensemble"]
@@ -62,6 +63,7 @@ def train_ensemble(
     xs: Array,
     ys: Array,
     *,
+    hyper: HyperParameters | None = None,
     member_axis: str | None = None,
     num_devices: int | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -70,6 +72,8 @@ def train_ensemble(
     observe: Callable[[int, Member], None] | None = None,
 ) -> Member:
     """Trains one member per key, all on the same data, and returns them stacked along a leading axis.
+
+    `hyper`, arrays (members,), are hyper-parameters that differ; ys are then label sets (sets, n).
 
     The numbers are those of training each alone, to rounding, whatever `member_axis` ("vmap", "map") and
     however many devices: members never communicate. On several devices members are padded to a multiple of
@@ -98,9 +102,11 @@ def train_ensemble(
 
     num_members, padding = len(keys), -len(keys) % mesh.size
     # Here too, because inside the compiled program values cannot be looked at.
-    training.check(jax.eval_shape(training.start, keys[0]), xs, ys)
-    padded = keys[np.arange(num_members + padding) % num_members]
-    members = start(padded, np.arange(len(padded)) >= num_members)
+    first = jax.tree.map(lambda leaf: leaf[0], hyper)
+    training.check(jax.eval_shape(training.start, keys[0], first), xs, ys)
+    places = np.arange(num_members + padding) % num_members
+    padding_hyper = jax.tree.map(lambda leaf: leaf[places], hyper)
+    members = start(keys[places], padding_hyper, np.arange(len(places)) >= num_members)
     if checkpoint is not None:
         members = restore_members(checkpoint, members, num_members)
 
@@ -152,12 +158,12 @@ def _advance_program(advance: Callable, member_axis: str, mesh: Mesh) -> Callabl
     return jax.jit(advance_all, donate_argnums=0)
 
 
-def _start_program(start: Callable, member_axis: str, mesh: Mesh) -> Callable[[Array, Array], Member]:
-    """start(keys, padding): the members, those that are padding done from the start."""
+def _start_program(start: Callable, member_axis: str, mesh: Mesh) -> Callable[..., Member]:
+    """start(keys, hyper, padding): the members, those that are padding done from the start."""
     split = PartitionSpec("members")
 
-    def start_all(keys: Array, padding: Array) -> Member:
-        members = MEMBER_AXES[member_axis](start)(keys)
+    def start_all(keys: Array, hyper: HyperParameters | None, padding: Array) -> Member:
+        members = MEMBER_AXES[member_axis](start)(keys, hyper)
         return members._replace(done=members.done | padding)
 
     return jax.jit(jax.shard_map(start_all, mesh=mesh, in_specs=split, out_specs=split, check_vma=False))

@@ -1,0 +1,85 @@
+"""Activation codes, and how often they change from point to point along a trajectory (E).
+
+E is Novak et al., "Sensitivity and Generalization in Neural Networks" (2018). A piecewise-linear activation
+is flat, linear, flat; a unit's code says on which of its pieces it is, and a network's code, all units in one
+row, names one linear region of the input space. ReLU has two codes; ReLU6, HardTanh and HardSigmoid three.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8, Int32, Integer
+
+from jaxsens.checks import check_choice, refuse
+from jaxsens.metrics.activations import check_preactivations
+from jaxsens.types import PIECEWISE_LINEAR
+
+__all__ = ["activation_codes", "transition_count"]
+
+
+def activation_codes(
+    preactivations: Sequence[Float[Array, "n _"]], *, activation: str = "relu"
+) -> Int8[Array, "n N"]:
+    """c(x): 0 where slope z + shift <= low, 2 where it is >= high, 1 between (E); ReLU is never at 2.
+
+    With ReLU, code 1 is an active unit of `activation_pattern`.
+
+    Args:
+        preactivations: (n, H_l) of each hidden layer, as `mlp_preactivations` returns them.
+        activation: a name in `PIECEWISE_LINEAR`.
+
+    Returns:
+        int8 codes, all N = H_1 + ... + H_L hidden units in one row.
+
+    Raises:
+        InputError: for no hidden layer, no examples, layers of other than one n, another dtype than float32
+            or float64, a NaN or infinity, or an unknown activation.
+    """
+    check_choice("activation", activation, PIECEWISE_LINEAR)
+    check_preactivations(preactivations)
+    slope, shift, low, high = PIECEWISE_LINEAR[activation]
+    y = slope * jnp.concatenate(preactivations, axis=1) + shift
+    return (y > low).astype(jnp.int8) + (y >= high).astype(jnp.int8)
+
+
+def transition_count(codes: Integer[Array, "k N"], *, closed: bool = True) -> Int32[Array, ""]:
+    """t = sum_i |c(z_i) - c(z_{i+1})|_1 over k points z_i in order, i + 1 modulo k if closed (E).
+
+    Sampled points miss a unit that changes twice between two of them: t is at most the number of boundaries
+    crossed (`count_crossings`), and rises to it as the points get denser.
+
+    Args:
+        codes: one row per point, of whole numbers, such as `activation_codes` makes. For many trajectories
+            (n, k, N), take `vmap`.
+        closed: whether the last point is followed by the first; with k = 2 that counts each change twice.
+
+    Returns:
+        An int32 scalar, exact below 2^31: codes 0 to 2 allow k N up to 2^30.
+
+    Raises:
+        InputError: for another rank than 2, fewer than 2 points, no units, or a dtype that is no integer.
+    """
+    check_codes(codes)
+    # Unsigned or narrow codes would wrap around in the difference.
+    wide = codes.astype(jnp.int32)
+    following = jnp.roll(wide, -1, axis=0)
+    changes = jnp.abs(wide - following)
+    return jnp.sum(changes if closed else changes[:-1], dtype=jnp.int32)
+
+
+def check_codes(codes: Any) -> None:
+    """Refuses anything but whole numbers of shape (k, N), k >= 2, N >= 1."""
+    if getattr(codes, "ndim", None) != 2 or codes.shape[0] < 2 or codes.shape[1] < 1:
+        raise refuse(
+            f"codes of shape {np.shape(codes)}",
+            "(k, N), N units at each of k >= 2 points",
+            "pass one trajectory, and vmap over several",
+        )
+    if not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise refuse(
+            f"codes of dtype {codes.dtype}",
+            "integers",
+            "make them with activation_codes, or cast booleans to int8",
+        )
