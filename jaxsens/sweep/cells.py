@@ -41,7 +41,7 @@ def crop_and_flip(xs: Array, *, key: Array) -> Array:
 
 
 AUGMENTATIONS: dict[str, Callable[..., Array]] = {"shift": random_shift, "crop_flip": crop_and_flip}
-"""What `TrainConfig.augment` names: circular shifts by up to 2 pixels for digits, the usual for photographs."""
+"""What `TrainConfig.augment` names: circular shifts by up to 2 pixels for digits, crops for photographs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,14 +185,8 @@ def evaluate_member(
                 programs.conditions, whose.params, whose.state, data, measure.condition_examples, stage
             )
     if programs.robustness is not None:
-        values |= robustness_measures(
-            programs.robustness,
-            start,
-            member,
-            data,
-            measure,
-            jax.random.fold_in(jax.random.key(seed), _POINTS),
-        )
+        key = jax.random.fold_in(jax.random.key(seed), _POINTS)
+        values |= robustness_measures(programs.robustness, start, member, data, measure, key)
     return values, outputs
 
 
