@@ -43,6 +43,16 @@ from jaxsens.plotting.results import (
     save_panels,
     save_rows,
 )
+from jaxsens.plotting.robustness import (
+    SENSITIVITIES,
+    correlation_interval,
+    fitted_networks,
+    matched,
+    mean_curve,
+    paired_interval,
+    settings_of,
+    value_interval,
+)
 from jaxsens.plotting.scatter import ScatterPanel, figure_of_scatter, save_scatter
 from jaxsens.plotting.slices import SlicePanel, figure_of_slices, save_slices
 from jaxsens.plotting.style import save_figure
@@ -50,6 +60,7 @@ from jaxsens.plotting.style import save_figure
 __all__ = [
     "COMPLEXITIES",
     "NORMS",
+    "SENSITIVITIES",
     "CellPoints",
     "Curve",
     "CurvePanel",
@@ -62,6 +73,7 @@ __all__ = [
     "SlicePanel",
     "bicriteria_panel",
     "column_median",
+    "correlation_interval",
     "correlation_rows",
     "decades",
     "decades_of_log",
@@ -78,16 +90,20 @@ __all__ = [
     "figure_of_scatter",
     "figure_of_slices",
     "figure_one_points",
+    "fitted_networks",
     "flip_panel",
     "flip_rows",
     "growth_panel",
     "histogram_curve",
     "loss_against_sensitivity",
+    "matched",
+    "mean_curve",
     "measured_alphas",
     "norm_panel",
     "norm_rows",
     "normal_curve",
     "over_margin",
+    "paired_interval",
     "pooled_histogram",
     "rank_correlation_rows",
     "relabel",
@@ -101,6 +117,8 @@ __all__ = [
     "save_rows",
     "save_scatter",
     "save_slices",
+    "settings_of",
+    "value_interval",
     "with_complexity",
     "zoom_limits",
 ]

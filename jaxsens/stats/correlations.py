@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from jaxsens.stats.auroc import label_codes
 from jaxsens.stats.checks import check_points, refuse
 
 __all__ = ["Correlation", "correlation", "kendall", "pearson", "spearman"]
@@ -34,6 +35,7 @@ def correlation(
     num_bootstrap: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> Correlation:
     """The correlation of two columns over points, with a bootstrap interval.
 
@@ -49,9 +51,12 @@ def correlation(
     Args:
         x, y: shape (n,), finite, n >= 3, neither constant.
         num_bootstrap: resamples drawn; the same seed draws the same ones.
+        clusters: shape (n,), labels of points that depend on each other, such as networks of one shape: whole
+            clusters are drawn, and left out. None: each point by itself.
 
     Raises:
-        StatsError: other shapes, fewer than 3 points, a NaN or infinity, a constant column, a bad option.
+        StatsError: other shapes, fewer than 3 points or clusters, a NaN or infinity, a constant column, a bad
+            option.
 
     Cost: time O(num_bootstrap n^2) in matrix products, memory O(num_bootstrap n + n^2).
     """
@@ -63,38 +68,74 @@ def correlation(
     if not 0 < confidence < 1:
         raise refuse(f"confidence={confidence}", "a share between 0 and 1", "pass 0.95 for 95 %")
     n = len(x)
+    labels = np.arange(n) if clusters is None else label_codes(clusters, n, name="clusters")
+    num_clusters = labels.max() + 1
+    if num_clusters < 3:
+        raise refuse(f"{num_clusters} clusters", "3 or more", "leave out clusters, or measure more of them")
 
     def coefficient(counts: np.ndarray) -> np.ndarray:
         return COEFFICIENTS[kind](x, y, counts)
 
     value = float(coefficient(np.ones((1, n)))[0])
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=num_bootstrap).astype(float)
+    share = np.full(num_clusters, 1 / num_clusters)
+    drawn = np.random.default_rng(seed).multinomial(num_clusters, share, size=num_bootstrap).astype(float)
+    drawn = drawn[:, labels]
     resampled = coefficient(drawn[_vary(x, drawn) & _vary(y, drawn)])
-    left_out = 1 - np.eye(n)
+    left_out = (1 - np.eye(num_clusters))[:, labels]
     jackknife = coefficient(left_out[_vary(x, left_out) & _vary(y, left_out)])
     low, high = np.quantile(resampled, _bca_levels(value, resampled, jackknife, confidence))
     return Correlation(value, float(low), float(high), n, len(resampled))
 
 
 def pearson(
-    x: ArrayLike, y: ArrayLike, *, num_bootstrap: int = 2000, confidence: float = 0.95, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_bootstrap: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> Correlation:
     """Pearson's correlation: how near the points lie to a line. See `correlation`."""
-    return correlation(x, y, kind="pearson", num_bootstrap=num_bootstrap, confidence=confidence, seed=seed)
+    return correlation(
+        x, y, kind="pearson", num_bootstrap=num_bootstrap, confidence=confidence, seed=seed, clusters=clusters
+    )
 
 
 def spearman(
-    x: ArrayLike, y: ArrayLike, *, num_bootstrap: int = 2000, confidence: float = 0.95, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_bootstrap: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> Correlation:
     """Spearman's correlation: Pearson's of the ranks. See `correlation`."""
-    return correlation(x, y, kind="spearman", num_bootstrap=num_bootstrap, confidence=confidence, seed=seed)
+    return correlation(
+        x,
+        y,
+        kind="spearman",
+        num_bootstrap=num_bootstrap,
+        confidence=confidence,
+        seed=seed,
+        clusters=clusters,
+    )
 
 
 def kendall(
-    x: ArrayLike, y: ArrayLike, *, num_bootstrap: int = 2000, confidence: float = 0.95, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_bootstrap: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> Correlation:
     """Kendall's tau-b: how much likelier a pair is ranked alike than unlike. See `correlation`."""
-    return correlation(x, y, kind="kendall", num_bootstrap=num_bootstrap, confidence=confidence, seed=seed)
+    return correlation(
+        x, y, kind="kendall", num_bootstrap=num_bootstrap, confidence=confidence, seed=seed, clusters=clusters
+    )
 
 
 # A resample is how often it holds each point, a row of `counts`. So one matrix product serves all resamples,

@@ -15,6 +15,7 @@ from jaxsens.sweep.cells import (
 from jaxsens.sweep.conditions import BINS_PER_DECADE, FLIP_DELTAS, OUTPUT_BINS
 from jaxsens.sweep.config import SweepConfig
 from jaxsens.sweep.estimates import ESTIMATORS, Estimator, loss_estimates
+from jaxsens.sweep.pointwise import POINT_SCORES
 from jaxsens.sweep.presets import (
     CONDITIONS_CPU,
     CONDITIONS_PAPER,
@@ -31,7 +32,10 @@ from jaxsens.sweep.presets import (
     TANGENT_QUICK,
     true_and_random,
 )
+from jaxsens.sweep.robustness import RAY_RADII, TRAJECTORY_KINDS
 from jaxsens.sweep.run import Diverged, Watcher, run_cell, run_sweep
+from jaxsens.sweep.slices import SLICE_KINDS
+from jaxsens.sweep.survey import SURVEY_CPU, SURVEY_PAPER, SURVEY_QUICK
 
 __all__ = [
     "AUGMENTATIONS",
@@ -49,10 +53,17 @@ __all__ = [
     "INPUT_SCALES",
     "OUTPUT_BINS",
     "PAPER",
+    "POINT_SCORES",
     "QUICK",
+    "RAY_RADII",
+    "SLICE_KINDS",
+    "SURVEY_CPU",
+    "SURVEY_PAPER",
+    "SURVEY_QUICK",
     "TANGENT_CPU",
     "TANGENT_PAPER",
     "TANGENT_QUICK",
+    "TRAJECTORY_KINDS",
     "Cell",
     "ComplexityConfig",
     "DataConfig",

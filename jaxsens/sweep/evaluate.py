@@ -27,9 +27,16 @@ from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
 from jaxsens.sweep.complexity import ComplexityPrograms, complexity_measures
 from jaxsens.sweep.conditions import ConditionPrograms, compile_conditions, condition_measures
-from jaxsens.sweep.robustness import RobustnessPrograms, compile_robustness, robustness_measures
+from jaxsens.sweep.pointwise import pointwise_measures
+from jaxsens.sweep.robustness import (
+    RobustnessPrograms,
+    compile_robustness,
+    draw_triples,
+    robustness_measures,
+)
+from jaxsens.sweep.slices import SLICE_KINDS, slice_measures
 from jaxsens.sweep.tangent import TangentPrograms, compile_tangent, tangent_measures
-from jaxsens.table import Value
+from jaxsens.table import Value, numbers_to_text
 from jaxsens.train import LOSSES, Member
 
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
@@ -185,9 +192,32 @@ def evaluate_member(
                 programs.conditions, whose.params, whose.state, data, measure.condition_examples, stage
             )
     if programs.robustness is not None:
-        key = jax.random.fold_in(jax.random.key(seed), _POINTS)
-        values |= robustness_measures(programs.robustness, start, member, data, measure, key)
+        values |= robustness(programs, start, member, seed, data, outputs, measure)
     return values, outputs
+
+
+def robustness(
+    programs: Programs,
+    start: Start,
+    member: Member,
+    seed: int,
+    data: Dataset,
+    outputs: np.ndarray,
+    measure: MeasureConfig,
+) -> dict[str, Value]:
+    """E's measures: along trajectories, at test points, on slices through points near the data and away."""
+    config, found = measure.robustness, programs.robustness
+    values = robustness_measures(found, start, member, data, measure)
+    if config.pointwise_examples:
+        key = jax.random.fold_in(jax.random.key(seed), _POINTS)
+        values |= pointwise_measures(found, member, data, outputs, measure, key)
+    for kind in SLICE_KINDS if config.slice_pixels else ():
+        triples, labels = draw_triples(data, kind, 1)
+        values[f"slice_point_labels_{kind}"] = numbers_to_text(labels[0].astype(np.float64))
+        for stage, whose in (("before", start), ("after", member)):
+            sliced = slice_measures(found, programs.predict, whose, triples[0], pixels=config.slice_pixels)
+            values |= {f"slice_{name}_{kind}_{stage}": value for name, value in sliced.items()}
+    return values
 
 
 def output_sensitivities(

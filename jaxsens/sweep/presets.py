@@ -1,12 +1,9 @@
 """The papers' settings in three sizes, each of which experiments complete with their networks."""
 
 import dataclasses
-from typing import NamedTuple
-
-import numpy as np
 
 from jaxsens.models import fully_connected, vgg_stacks
-from jaxsens.sweep.cells import ComplexityConfig, MeasureConfig, Preset, RobustnessConfig
+from jaxsens.sweep.cells import ComplexityConfig, MeasureConfig, Preset
 from jaxsens.train import TrainConfig
 
 __all__ = [
@@ -178,105 +175,3 @@ CONDITIONS_QUICK = dataclasses.replace(
     train=dataclasses.replace(_EXPLORING_TRAIN, max_epochs=10),
 )
 """Embedded data and seconds a network, as `QUICK`."""
-
-
-# E's survey. Its grid is not in its abstract; ours crosses what the abstract names. Learning rates are within
-# half a decade about these.
-_SURVEY_RATES = {"sgd": 0.2, "momentum": 0.05, "adam": 2e-3, "rmsprop": 1e-3}
-_SURVEY_ACTIVATIONS = ("relu", "relu6", "hard_tanh", "hard_sigmoid")
-
-
-class SurveyWay(NamedTuple):
-    """An optimiser and a batch size, and whether augmented images are trained on as well."""
-
-    optimizer: str
-    batch_size: int | None
-    augmented: bool
-
-
-_SURVEY_WAYS = (
-    SurveyWay("sgd", 25, True),
-    SurveyWay("sgd", 100, True),
-    SurveyWay("momentum", 25, True),
-    SurveyWay("momentum", 100, True),
-    SurveyWay("adam", 100, True),
-    SurveyWay("adam", 500, True),
-    SurveyWay("adam", None, False),
-    SurveyWay("rmsprop", 100, True),
-    SurveyWay("rmsprop", 500, True),
-    SurveyWay("lbfgs", None, False),
-)
-
-
-def survey(
-    preset: Preset,
-    *,
-    depths: tuple[int, ...],
-    widths: tuple[int, ...],
-    ways: tuple[SurveyWay, ...] = _SURVEY_WAYS,
-    augment: str = "shift",
-) -> tuple[Preset, ...]:
-    """Every shape trained in every way with every activation, on true and random labels, and on augmented
-    images under true labels.
-
-    The learning rate, log-uniform over half a decade, and the weight decay are drawn for each shape and way, so
-    that networks which differ in activation, labels or augmentation differ in nothing else. Full-batch Adam
-    has those of Adam with batches of 100, and twice the epochs, of a tenth as many steps.
-    """
-    random = np.random.default_rng(0)
-    parts = []
-    for depth in depths:
-        for width in widths:
-            drawn: dict[str, tuple[float, float]] = {}
-            models = tuple(
-                fully_connected(depth, width, init="HN", activation=name) for name in _SURVEY_ACTIVATIONS
-            )
-            for way in ways:
-                rate, decay = 10 ** random.uniform(-0.25, 0.25), float(random.choice([0.0, 1e-3]))
-                if way.batch_size is None:
-                    rate, decay = drawn.get(f"{way.optimizer}-100", (rate, decay))
-                drawn[f"{way.optimizer}-{way.batch_size}"] = rate, decay
-                train = _survey_train(preset, way, rate, decay)
-                augmented = dataclasses.replace(train, augment=augment) if way.augmented else train
-                for kind in ("true", "random", "augmented"):
-                    if kind == "augmented" and not way.augmented:
-                        continue
-                    batch = "full" if way.batch_size is None else way.batch_size
-                    parts.append(
-                        dataclasses.replace(
-                            preset,
-                            models=models,
-                            train=augmented if kind == "augmented" else train,
-                            label_noise=1.0 if kind == "random" else 0.0,
-                            suffix=f"-{way.optimizer}-b{batch}-{kind}",
-                        )
-                    )
-    return tuple(parts)
-
-
-def _survey_train(preset: Preset, way: SurveyWay, rate: float, decay: float) -> TrainConfig:
-    """Rates to three digits, for people to read."""
-    if way.optimizer == "lbfgs":
-        return dataclasses.replace(preset.train, optimizer="lbfgs", learning_rate=1.0, batch_size=None)
-    return dataclasses.replace(
-        preset.train,
-        optimizer=way.optimizer,
-        learning_rate=float(f"{rate * _SURVEY_RATES[way.optimizer]:.3g}"),
-        weight_decay=decay,
-        batch_size=way.batch_size,
-        max_epochs=preset.train.max_epochs * (2 if way.batch_size is None else 1),
-    )
-
-
-SURVEY_CPU_BASE = Preset(
-    seeds=1,
-    dataset="mnist",
-    num_train=1000,
-    train=TrainConfig("sgd", 0.1, max_epochs=400, stop_loss=0.002, stop_count=1),
-    measure=MeasureConfig(
-        derivative_examples=500, output_sensitivity=False, robustness=RobustnessConfig(loops=100)
-    ),
-)
-"""1000 images, at most 400 epochs (full-batch Adam 800), stopped at a training loss of 0.002."""
-
-SURVEY_CPU = survey(SURVEY_CPU_BASE, depths=(1, 2, 4), widths=(50, 100, 200))
