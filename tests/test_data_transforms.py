@@ -17,6 +17,7 @@ from jaxsens.data import (
     normalize,
     random_crop,
     random_flip,
+    random_shift,
     resize,
     second_moment,
     subset,
@@ -155,6 +156,38 @@ def test_crops_are_windows_of_the_padded_image_and_uniform(key):
     np.testing.assert_array_equal(random_crop(xs, key=key, padding=0), xs)
 
 
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_shifts_are_the_circular_ones_and_uniform(key, pixels):
+    n = 4000
+    image = np.arange(30.0, dtype=np.float32).reshape(5, 6, 1)
+    xs = jnp.broadcast_to(jnp.asarray(image), (n, 5, 6, 1))
+    moved = np.asarray(jax.jit(lambda xs, key: random_shift(xs, key=key, pixels=pixels))(xs, key))
+    by = range(-pixels, pixels + 1)
+    rolled = {np.roll(image, (i, j), axis=(0, 1)).tobytes(): 0 for i in by for j in by}
+    for each in moved:
+        rolled[each.tobytes()] += 1  # anything else is no key
+    count = (2 * pixels + 1) ** 2
+    assert len(rolled) == count
+    counts = np.array(list(rolled.values()))
+    # chi-squared, 8 and 24 degrees of freedom: p = 0.001
+    assert ((counts - n / count) ** 2 / (n / count)).sum() < {1: 27, 2: 52}[pixels]
+    np.testing.assert_array_equal(moved, random_shift(xs, key=key, pixels=pixels))
+    assert (moved != random_shift(xs, key=jax.random.key(1), pixels=pixels)).any()
+    np.testing.assert_array_equal(random_shift(xs, key=key, pixels=0), xs)
+
+
+def test_channels_shift_together_and_by_two_pixels_unless_told(key):
+    xs = jnp.asarray(made(200).x_train)
+    moved = np.asarray(random_shift(xs, key=key))
+    np.testing.assert_array_equal(moved, random_shift(xs, key=key, pixels=2))
+    for image, found in zip(np.asarray(xs), moved, strict=True):
+        assert any(
+            np.array_equal(found, np.roll(image, (i, j), axis=(0, 1)))
+            for i in range(-2, 3)
+            for j in range(-2, 3)
+        )
+
+
 @pytest.mark.parametrize(
     ("axes", "reduced"), [("channel", (0, 1, 2)), ("feature", (0,)), ("global", (0, 1, 2, 3))]
 )
@@ -209,6 +242,7 @@ def test_resize_by_nearest_repeats_pixels(digits):
         (lambda data, key: confusion_set(data, data, 1, key=key), "at most the 0 examples of the pool"),
         (lambda data, key: confusion_set(data, resize(data, 4), 1, key=key), "as in the data set"),
         (lambda data, key: random_crop(data.x_train, key=key, padding=-1), "padding=-1"),
+        (lambda data, key: random_shift(data.x_train, key=key, pixels=-1), "pixels=-1"),
         (lambda data, key: normalize(data, axes="row"), "one of channel, feature, global"),
         (lambda data, key: resize(data, 0), "size=0"),
         (lambda data, key: resize(data, 8, method="cubic"), "one of nearest, bilinear"),

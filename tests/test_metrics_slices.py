@@ -190,7 +190,7 @@ def test_no_hidden_layer_and_no_biases():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_regions_are_those_that_linear_programs_find(activation, x64):
     sizes = []
-    for seed in range(8 if activation == "relu" else 4):
+    for seed in range(6 if activation == "relu" else 3):
         weights, biases = perceptron(seed, activation, (2, 3, 2, 1))
         regions = slice_regions(weights, biases, flat_plane(), square(activation), activation=activation)
         codes = {tuple(code) for code in regions.codes.tolist()}
@@ -203,7 +203,7 @@ def test_the_regions_are_those_that_linear_programs_find(activation, x64):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_regions_of_a_deep_network(activation, x64):
     """They fill the rectangle, do not overlap, and each has the codes of the points in it."""
-    weights, biases = perceptron(20, activation, (6, 9, 8, 7, 3))
+    weights, biases = perceptron(20, activation, (6, 8, 6, 5, 3))
     surface = plane(*(normal([21, i], 2, 3) for i in range(3)))
     extent = square(activation)
     regions = slice_regions(weights, biases, surface, extent, activation=activation)
@@ -227,7 +227,7 @@ def test_regions_of_a_deep_network(activation, x64):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_segment_crosses_into_as_many_regions_as_counted(activation, x64):
-    weights, biases = perceptron(30, activation, (5, 8, 8, 3))
+    weights, biases = perceptron(30, activation, (5, 8, 6, 3))
     surface = plane(*(normal([31, i], 5) for i in range(3)))
     extent = square(activation)
     regions = slice_regions(weights, biases, surface, extent, activation=activation)

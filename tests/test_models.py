@@ -11,8 +11,9 @@ import pytest
 from jaxsens.checks import InputError
 from jaxsens.models import alexnet, build, cnn, fully_connected, resnet, vgg, vgg_stacks
 from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, MaxPool, Residual, output_shape
-from jaxsens.models.network import ACTIVATIONS
+from jaxsens.models.network import ACTIVATIONS, piecewise_linear
 from jaxsens.models.zoo import ModelConfig
+from jaxsens.types import PIECEWISE_LINEAR, PiecewiseLinear
 
 CIFAR = (32, 32, 3)
 
@@ -231,6 +232,50 @@ def test_activations(name):
     assert all(float(slope) in inside for slope in slopes)
 
 
+@pytest.mark.parametrize("name", PIECEWISE_LINEAR)
+def test_an_activation_at_the_call_is_that_of_the_build(name, key):
+    """Outputs, new statistics and gradients, with the four numbers traced."""
+
+    def built(activation):
+        body = (Conv(3, 2, 1, 0, batch_norm=True), Residual((Conv(3, 1, 1, 0),)), Flatten(), Dense(5))
+        config = ModelConfig("x", "x", 1, body, 3, init="HN", activation=activation)
+        return build(config, input_shape=(4, 4, 1), num_outputs=2)
+
+    own, other = built(name), built("tanh")
+    params, state = own.init(key)
+    xs = 4 * jax.random.normal(key, (20, 4, 4, 1))
+
+    def loss(params, network, **options):
+        ys, new_state = network.apply(params, state, xs, key=key, **options)
+        return jnp.sum(jnp.sin(ys)), (ys, new_state)
+
+    def called(params, numbers):
+        return jax.value_and_grad(loss, has_aux=True)(params, other, activation=numbers)
+
+    wanted = jax.value_and_grad(loss, has_aux=True)(params, own)
+    numbers = PiecewiseLinear(*map(jnp.float32, PIECEWISE_LINEAR[name]))
+    found = jax.jit(called)(params, numbers)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    plain = jax.value_and_grad(loss, has_aux=True)(params, other)
+    assert abs(float(plain[0][0] - wanted[0][0])) > 1e-2
+
+
+@pytest.mark.parametrize("name", PIECEWISE_LINEAR)
+def test_four_numbers_are_the_activation_everywhere(name):
+    """At the kinks, far away, and for what is no number, which must not become one."""
+    activation = piecewise_linear(PIECEWISE_LINEAR[name])
+    x = jnp.asarray([*np.linspace(-8, 8, 65), 1e30, -1e30, np.inf, -np.inf, np.nan], jnp.float32)
+    np.testing.assert_allclose(activation(x), ACTIVATIONS[name](x), rtol=1e-6, atol=1e-6)
+    away = jnp.asarray(np.linspace(-8, 8, 64), jnp.float32)
+    slopes = [jax.vmap(jax.grad(f))(away) for f in (activation, ACTIVATIONS[name])]
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    assert {float(slope) for slope in jax.vmap(jax.grad(activation))(jnp.asarray(KINKS[name]))} <= {
+        0.0,
+        float(np.float32(PIECEWISE_LINEAR[name].slope)),
+    }
+
+
 def test_pooling_is_pooling(key):
     config = ModelConfig("p", "p", 1, (MaxPool(2), AveragePool(2)), 0)
     network = build(config, input_shape=(5, 5, 1), num_outputs=1)
@@ -270,6 +315,16 @@ def test_names_tell_networks_apart():
         fully_connected(3, 200): ("fc-3x200-sn", "FC-3 SN"),
         fully_connected(3, 200, dropout=0.5): ("fc-3x200-sn-do", "FC-3 SN dropout"),
         fully_connected(3, 200, batch_norm=True, init="XU"): ("fc-3x200-xu-bn", "FC-3 BN"),
+        fully_connected(3, 200, activation="relu6"): ("fc-3x200-sn-relu6", "FC-3 SN ReLU6"),
+        fully_connected(3, 200, dropout=0.5, activation="hard_tanh"): (
+            "fc-3x200-sn-do-hard_tanh",
+            "FC-3 SN dropout HardTanh",
+        ),
+        fully_connected(2, 9, init="XU", activation="hard_sigmoid"): (
+            "fc-2x9-xu-hard_sigmoid",
+            "FC-2 HardSigmoid",
+        ),
+        fully_connected(2, 9, activation="tanh"): ("fc-2x9-sn-tanh", "FC-2 SN tanh"),
         cnn(2, 5, batch_norm=True, max_pool=True): ("cnn-2x5-sn-bn+mp", "CNN-2 SN BN + max-pool"),
         vgg(13, 0.5): ("vgg13-s0.5-xu", "VGG13"),
         vgg(13, 0.5, init="SN"): ("vgg13-s0.5-sn", "VGG13 SN"),

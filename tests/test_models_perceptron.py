@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from jaxsens.checks import InputError
 from jaxsens.models import build, cnn, fully_connected, perceptron, resnet
 from jaxsens.models.layers import Dense
+from jaxsens.types import PIECEWISE_LINEAR
 
 
-def forward(weights, biases, xs):
+def forward(weights, biases, xs, activation="relu"):
     """The definition, in float64."""
+    slope, shift, low, high = PIECEWISE_LINEAR[activation]
     hidden = np.asarray(xs, np.float64).reshape(len(xs), -1)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         hidden = hidden @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
         if layer < len(weights) - 1:
-            hidden = np.maximum(hidden, 0)
+            hidden = np.clip(slope * hidden + shift, low, high)
     return hidden
 
 
@@ -61,6 +63,22 @@ def test_matrices_give_the_networks_outputs(seed, hidden_layers, width, batch_no
     assert np.all(np.abs(found - wanted) <= 1e-5 * sizes + 1e-6)
 
 
+@pytest.mark.parametrize("activation", [name for name in PIECEWISE_LINEAR if name != "relu"])
+def test_other_activations_are_given_to_those_who_ask_for_them(activation, key):
+    config = fully_connected(2, 7, batch_norm=True, init="FU", activation=activation)
+    network = build(config, input_shape=(6,), num_outputs=4)
+    params, state = jax.eval_shape(network.init, key)
+    params, state = randomised(params, key), randomised(state, jax.random.key(1))
+    xs = 3 * jax.random.normal(jax.random.key(2), (30, 6))
+    with pytest.raises(InputError, match=f"the activation {activation}; expected .* network of relu"):
+        perceptron(config, params, state)
+    with jax.default_matmul_precision("highest"):
+        wanted = network.predict(params, state, xs)
+        maps = perceptron(config, params, state, activations=("relu", activation))
+    np.testing.assert_allclose(forward(*maps, xs, activation), wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(forward(*maps, xs) - wanted).max() > 0.1  # it matters
+
+
 def test_statistics_matter(key):
     """Without the fold of the running statistics the outputs would differ: the test above can fail."""
     config = fully_connected(2, 5, batch_norm=True, init="FU")
@@ -86,7 +104,7 @@ def test_vmap_over_members_equals_a_loop(key):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (cnn(1, 2), "got cnn-1x2-sn with Conv; expected a fully-connected ReLU network"),
+        (cnn(1, 2), "got cnn-1x2-sn with Conv; expected a fully-connected network of relu"),
         (resnet(18, 1 / 32), "Residual, AveragePool"),
         (dataclasses.replace(fully_connected(1, 3), activation="tanh"), "the activation tanh"),
         (

@@ -99,6 +99,68 @@ def test_interval_covers_as_often_as_it_says():
     assert 0.91 <= hits / runs <= 0.98
 
 
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_clusters_of_one_point_each_change_nothing(kind):
+    x, y = np.random.default_rng(2).standard_normal((2, 12))
+    plain = correlation(x, y, kind=kind)
+    for labels in (np.arange(12), [f"net {number:02d}" for number in range(12)]):
+        assert correlation(x, y, kind=kind, clusters=labels) == plain
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_repeated_points_in_clusters_have_the_interval_of_the_points(kind):
+    """Four copies of each of 25 points: as points of their own they would halve the interval."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal(25)
+    y = x + rng.standard_normal(25)
+    # Copies in any order, under names in any order.
+    order, names = rng.permutation(100), rng.permutation(25)
+    clusters = np.tile(names, 4)[order]
+    once = correlation(x, y, kind=kind)
+    copies = [np.tile(values, 4)[order] for values in (x, y)]
+    whole = correlation(*copies, kind=kind, clusters=clusters)
+    naive = correlation(*copies, kind=kind)
+    if kind != "kendall":  # whose pairs of copies are ties
+        assert whole.value == pytest.approx(once.value, abs=1e-12)
+    assert (whole.num_points, naive.num_points) == (100, 100)
+    width = once.high - once.low
+    assert whole.high - whole.low == pytest.approx(width, rel=0.1)
+    assert whole.low == pytest.approx(once.low, abs=0.1 * width)
+    assert naive.high - naive.low < 0.65 * width
+
+
+def test_cluster_resamples_are_those_of_a_loop():
+    """Whole clusters are drawn: the interval's ends, in the simple case where BCa corrects nothing."""
+    rng = np.random.default_rng(3)
+    clusters = np.repeat(np.arange(20), rng.integers(1, 5, 20))
+    x = rng.standard_normal(20)[clusters] + 0.1 * rng.standard_normal(len(clusters))
+    y = x + rng.standard_normal(20)[clusters]
+    found = pearson(x, y, clusters=clusters, num_bootstrap=4000)
+    assert found.value == pearson(x, y).value
+    members = [np.flatnonzero(clusters == label) for label in range(20)]
+    resampled = []
+    for _ in range(4000):
+        drawn = np.concatenate([members[label] for label in rng.integers(0, 20, 20)])
+        resampled.append(np.corrcoef(x[drawn], y[drawn])[0, 1])
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    # BCa moves the ends: by less than a third of the width here.
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.3 * (high - low))
+    assert found.high - found.low == pytest.approx(high - low, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        ([0, 0, 1, 1], "got 2 clusters; expected 3 or more"),
+        ([0, 1, 2], r"got clusters of shape \(3,\)"),
+        ([0.0, 1.0, 2.0, 3.0], "type float64; expected"),
+    ],
+)
+def test_bad_clusters_are_refused(clusters, message):
+    with pytest.raises(StatsError, match=message):
+        pearson([1, 2, 3, 4], [1, 3, 2, 4], clusters=clusters)
+
+
 def test_intervals_are_repeatable_and_nested():
     x, y = np.random.default_rng(2).standard_normal((2, 12))
     assert pearson(x, y, seed=4) == pearson(x, y, seed=4)

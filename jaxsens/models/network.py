@@ -33,7 +33,8 @@ def piecewise_linear(numbers: PiecewiseLinear) -> Callable[[Array], Array]:
 
     def activation(x: Array) -> Array:
         y = numbers.slope * x + numbers.shift
-        return jnp.where(y > numbers.low, jnp.where(y > numbers.high, numbers.high, y), numbers.low)
+        # In this order a NaN is on no flat piece: it stays one, and a diverging network is seen to diverge.
+        return jnp.where(y <= numbers.low, numbers.low, jnp.where(y > numbers.high, numbers.high, y))
 
     return activation
 

@@ -137,8 +137,8 @@ def interval_texts(rows: Sequence[IntervalRow]) -> list[str]:
     """Each row as "value [low, high]", all with as many digits as show the width of the usual interval."""
     widths = np.array([row.high - row.low for row in rows])
     widths = widths[widths > 0]
-    size = np.median(widths) / 2 if len(widths) else max(abs(row.value) for row in rows) / 10 or 1.0
-    digits = int(max(-np.floor(np.log10(size)), 0))
+    size = np.median(widths) / 2 if len(widths) else max(abs(row.value) for row in rows) / 10 or 2.0
+    digits = int(max(-np.floor(np.log10(size / 2)), 0))
     largest = max(np.nanmax(np.abs([row.value, row.low, row.high])) for row in rows)
     style = f".{digits}f" if digits <= 4 and largest < 1e5 else ".3g"
 

@@ -107,7 +107,7 @@ def paired_interval(
     known = [(a, b, name) for a, b, name in values if a is not None and b is not None]
     if len({name for _, _, name in known}) < 3:
         return None
-    a, b, names = zip(*known, strict=True)
+    a, b, names = map(list, zip(*known, strict=True))
     found = stats.paired_difference(a, b, clusters=names)
     return IntervalRow(label, found.mean, found.low, found.high, found.num_pairs)
 

@@ -112,8 +112,8 @@ class RobustnessConfig:
     training and as many test images are moved around their translation loops. `triples` ellipses of each kind
     are cut into `points`, a multiple of 6; from as many images rays go into random directions, and segments
     lead to another image. `pointwise_examples` test images are scored one by one, S with
-    `pointwise_draws` of its noise. Slices through the first three training images of different classes are
-    squares of `slice_pixels`. What is 0 is not measured.
+    `pointwise_draws` of its noise. Slices through three training images of different classes are squares of
+    `slice_pixels`. What is 0 is not measured.
     """
 
     loops: int = 100
@@ -127,6 +127,12 @@ class RobustnessConfig:
         for name in ("loops", "triples", "pointwise_examples", "slice_pixels"):
             check_at_least(name, getattr(self, name), 0)
         check_at_least("pointwise_draws", self.pointwise_draws, 2)
+        if 0 < self.pointwise_examples < 10:
+            raise refuse(
+                f"pointwise_examples={self.pointwise_examples}",
+                "0, or 10 and more: tenths of them",
+                "pass 1000",
+            )
         if self.points < 6 or self.points % 6:
             raise refuse(f"points={self.points}", "a multiple of 6: data and midpoints", "pass 120")
 

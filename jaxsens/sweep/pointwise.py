@@ -40,7 +40,7 @@ def pointwise_measures(
     """Each score's AUROC for being misclassified, alone and within tenths of doubt, and its curve.
 
     `wrong_*` is the share of misclassified points in each tenth of the points by the score, rising. Nothing
-    where all points are right, or all wrong.
+    where all points are right, or all wrong, and nothing of a score that overflows.
     """
     count = min(measure.robustness.pointwise_examples, len(data.x_test))
     xs, outputs = data.x_test[:count], outputs[:count]
@@ -50,13 +50,16 @@ def pointwise_measures(
         return values
     scores = score_points(programs, member, xs, outputs, key)
     tenths = quantile_strata(scores["doubt"], _BINS)
+    mixed = any(len(set(wrong[tenths == place])) == 2 for place in range(_BINS))
     for name, score in scores.items():
+        if not np.isfinite(score).all():
+            continue
         found = auroc(score, wrong)
         values[f"auroc_{name}"], values[f"auroc_{name}_stderr"] = found.value, found.stderr
         bins = quantile_strata(score, _BINS)
         shares = [wrong[bins == place].mean() if (bins == place).any() else np.nan for place in range(_BINS)]
         values[f"wrong_{name}"] = numbers_to_text(np.array(shares))
-        if name != "doubt":
+        if name != "doubt" and mixed:
             within = stratified_auroc(score, wrong, tenths)
             values[f"auroc_{name}_within"] = within.value
             values[f"auroc_{name}_within_stderr"] = within.stderr

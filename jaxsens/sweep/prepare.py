@@ -3,11 +3,12 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.models import Network, build, check_chain, check_perceptron_config
-from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig
+from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, RobustnessConfig
 from jaxsens.sweep.programs import shared_training
 from jaxsens.train import LOSSES, Training, make_train
 from jaxsens.types import PIECEWISE_LINEAR
@@ -65,6 +66,7 @@ def build_network(cell: Cell, data: datasets.Dataset) -> Network:
                 "classes of images (H, W, C)",
                 "leave out MeasureConfig(robustness=...)",
             )
+        check_enough(cell.measure.robustness, data)
     if cell.measure.complexity is not None:
         check_chain(cell.model)
     if cell.measure.complexity is not None and data.task != "classification":
@@ -74,3 +76,20 @@ def build_network(cell: Cell, data: datasets.Dataset) -> Network:
             "leave out MeasureConfig(complexity=...)",
         )
     return build(cell.model, input_shape=data.x_train.shape[1:], num_outputs=data.num_outputs)
+
+
+def check_enough(config: RobustnessConfig, data: datasets.Dataset) -> None:
+    """Refuses too few images for ellipses, slices and tenths of test points."""
+    _, counts = np.unique(data.y_train, return_counts=True)
+    if (config.triples or config.slice_pixels) and (counts >= 3).sum() < 3:
+        raise refuse(
+            f"{(counts >= 3).sum()} classes with 3 training images in {data.name!r}",
+            "3 or more, for ellipses and slices",
+            "take more images, or set triples=0 and slice_pixels=0",
+        )
+    if config.pointwise_examples and len(data.x_test) < 10:
+        raise refuse(
+            f"{len(data.x_test)} test images in {data.name!r}",
+            "10 or more, for tenths of them",
+            "take more images, or set pointwise_examples=0",
+        )

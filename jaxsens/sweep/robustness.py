@@ -114,7 +114,7 @@ def robustness_measures(
 ) -> dict[str, Value]:
     """The columns of one member along trajectories, before and after its training.
 
-    Trajectories are the same for all members and stages: networks are compared on them.
+    Trajectories are the same for all members and stages of one data set: networks are compared on them.
     """
     config = measure.robustness
     values: dict[str, Value] = {}
@@ -155,7 +155,7 @@ def loop_transitions(
 def draw_triples(data: Dataset, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Three training images for each ellipse, (count, 3, H, W, C), and their labels, (count, 3).
 
-    The same for one data set at any time.
+    The same for one data set and its labels, random ones included, at any time.
     """
     random = np.random.default_rng(0)
     classes = [np.flatnonzero(data.y_train == label) for label in range(data.num_outputs)]

@@ -51,9 +51,11 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
         raise _unusable(folder, "arrays of other shapes")
     leaves, structure = jax.tree.flatten(members)
     names = sorted(fresh)
-    for leaf, name in zip(leaves, names, strict=True):
-        if _is_key(leaf) and not np.array_equal(saved[name], fresh[name]):
-            raise _unusable(folder, "members of other seeds")
+    given = jax.tree.map(lambda _: False, members)._replace(hyper=jax.tree.map(lambda _: True, members.hyper))
+    for leaf, name, hyper in zip(leaves, names, jax.tree.leaves(given), strict=True):
+        if (hyper or _is_key(leaf)) and not np.array_equal(saved[name], fresh[name]):
+            other = "hyper-parameters" if hyper else "seeds"
+            raise _unusable(folder, f"members of other {other}")
     return structure.unflatten(
         _like(leaf, np.asarray(saved[name])) for leaf, name in zip(leaves, names, strict=True)
     )
@@ -111,11 +113,11 @@ def _to_arrays(members: Member, num_members: int) -> dict[str, np.ndarray]:
     return {f"leaf{index:05d}": np.asarray(_words(leaf))[:num_members] for index, leaf in enumerate(leaves)}
 
 
-def _is_key(leaf: jax.Array) -> bool:
+def _is_key(leaf: jax.Array | np.ndarray) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _words(leaf: jax.Array) -> jax.Array:
+def _words(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 

@@ -96,6 +96,7 @@ def train_ensemble(
             "epochs from 0 to the limit, and a function observe(epoch, members)",
             "leave out later stages",
         )
+    check_hyper(hyper, len(keys), ys)
     mesh = device_mesh(num_devices)
     start = _start_program(training.start, member_axis, mesh)
     advance = _advance_program(training.advance, member_axis, mesh)
@@ -141,6 +142,25 @@ def train_ensemble(
             saved = time.monotonic()
 
 
+def check_hyper(hyper: HyperParameters | None, num_members: int, ys: Array) -> None:
+    """Refuses hyper-parameters of another number of members, or rows of labels that there are not."""
+    if hyper is None:
+        return
+    if any(leaf.shape[:1] != (num_members,) for leaf in jax.tree.leaves(hyper)):
+        raise refuse(
+            f"hyper-parameters of shapes {sorted({leaf.shape for leaf in jax.tree.leaves(hyper)})}",
+            f"({num_members},), one per key",
+            "stack those of the members",
+        )
+    rows = np.asarray(hyper.labels)
+    if rows.min() < 0 or rows.max() >= len(ys):
+        raise refuse(
+            f"rows of labels from {rows.min()} to {rows.max()}",
+            f"0 to {len(ys) - 1}, the label sets there are",
+            "pass ys of shape (sets, n)",
+        )
+
+
 # Kept between calls: trainings that share their `advance`, as those that differ in their initial weights may,
 # share its compiled program.
 @functools.lru_cache(maxsize=32)
@@ -158,6 +178,7 @@ def _advance_program(advance: Callable, member_axis: str, mesh: Mesh) -> Callabl
     return jax.jit(advance_all, donate_argnums=0)
 
 
+@functools.lru_cache(maxsize=32)
 def _start_program(start: Callable, member_axis: str, mesh: Mesh) -> Callable[..., Member]:
     """start(keys, hyper, padding): the members, those that are padding done from the start."""
     split = PartitionSpec("members")

@@ -136,17 +136,21 @@ def make_train(
 
     def check(member: Member, xs: Array, ys: Array) -> None:
         check_examples(xs)
-        ys = ys if member.hyper is None else ys[0]
-        if len(xs) != len(ys):
-            raise refuse(f"{len(xs)} inputs and {len(ys)} targets", "as many", "pass arrays of one length")
+        sets = 0 if member.hyper is None else 1  # leading axes before that of the examples
+        if ys.ndim <= sets:
+            raise refuse(
+                f"targets of shape {ys.shape} with hyper-parameters", "label sets (sets, n)", "pass ys[None]"
+            )
+        count = ys.shape[sets]
+        if len(xs) != count:
+            raise refuse(f"{len(xs)} inputs and {count} targets", "as many", "pass arrays of one length")
         outputs, _ = jax.eval_shape(apply, member.params, member.state, xs[:1], key=member.key)
         if config.loss == "cross_entropy":
             check_labels(ys, outputs.shape[-1])
-        elif ys.shape[1:] != outputs.shape[1:]:
+        elif ys.shape[sets + 1 :] != outputs.shape[1:]:
             # (n,) against (n, 1) would broadcast to (n, n) and train on nonsense.
-            raise refuse(
-                f"targets of shape {ys.shape}", f"shape {(len(ys), *outputs.shape[1:])}", "reshape them"
-            )
+            wanted = (*ys.shape[: sets + 1], *outputs.shape[1:])
+            raise refuse(f"targets of shape {ys.shape}", f"shape {wanted}", "reshape them")
 
     def advance(member: Member, xs: Array, ys: Array, until: Array | int) -> Member:
         check(member, xs, ys)
