@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -46,29 +47,35 @@ class ProgressBars(Watcher):
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
+        self.name = ""
         self.bars: list[Any] = []
 
     def cell_starts(self, name: str, index: int, count: int) -> None:
-        """Begins the bar of its epochs."""
+        """Begins the bar of cells with the first, and names this one beside it."""
         from tqdm import tqdm
 
+        self.name = name
         if not self.bars:
             self.bars.append(
                 tqdm(total=count, unit="cell", desc="cells", disable=not self.terminal, position=0)
             )
-        self.bars[1:] = [
-            tqdm(
-                unit="epoch",
-                desc=name,
-                disable=not self.terminal,
-                position=1,
-                leave=False,
-                dynamic_ncols=True,
-            )
-        ]
+        self.bars[0].set_postfix_str(name)
 
     def cell_trains(self, progress: Any) -> None:
-        """Moves the bar; its time left is to the epoch limit, which the stop rule may undercut."""
+        """Moves the bar of epochs; its time left is to the epoch limit, which the stop rule may undercut."""
+        from tqdm import tqdm
+
+        if not self.bars[1:]:
+            self.bars.append(
+                tqdm(
+                    unit="epoch",
+                    desc=self.name,
+                    disable=not self.terminal,
+                    position=1,
+                    leave=False,
+                    dynamic_ncols=True,
+                )
+            )
         bar = self.bars[1]
         bar.total = progress.max_epochs
         bar.set_postfix(
@@ -80,7 +87,9 @@ class ProgressBars(Watcher):
 
     def cell_ends(self, name: str, *, seconds: float, resumed: bool) -> None:
         """Closes its bar, and says so where no bar is seen."""
-        self.bars[1].close()
+        for bar in self.bars[1:]:
+            bar.close()
+        del self.bars[1:]
         self.bars[0].update(1)
         if not self.terminal:
             print(
@@ -136,6 +145,7 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
         member_axis=options.member_axis,
         shard=Shard.parse(options.shard),
         together=experiment.together if options.together is None else options.together,
+        scheduler=options.scheduler or None,
     )
     chosen = select_cells(grid, pattern=options.cells)
     with warnings.catch_warnings():
@@ -181,6 +191,12 @@ def _options(experiment: Experiment) -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help=f"train up to N members of one shape as one program (default: {experiment.together})",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
+        help="Dask scheduler whose cluster runs the cells (default: $DASK_SCHEDULER_ADDRESS; '': run here)",
     )
     add("--shard", default="0/1", metavar="i/N", help="run the i-th of N parts of the grid, i from 0")
     return parser

@@ -1,13 +1,16 @@
 """A grid of cells to a table. Each finished cell is kept in a file of its own, so that work resumes."""
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.metrics.sensitivity import check_resolved
 from jaxsens.sweep.cells import Cell
-from jaxsens.sweep.config import SweepConfig
+from jaxsens.sweep.config import SweepConfig, check_numerics, device, prepare_folders
 from jaxsens.sweep.evaluate import evaluate_cell, predicted_at_init
 from jaxsens.sweep.members import Job, batched, half_way, train_together, trained_members
 from jaxsens.sweep.prepare import build_network, prepare_data, prepare_training
@@ -35,7 +38,7 @@ from jaxsens.table import (
     write_rows,
     write_table,
 )
-from jaxsens.train import Member, Progress, default_member_axis, device_mesh
+from jaxsens.train import Member, Progress
 
 __all__ = ["Diverged", "Watcher", "run_cell", "run_sweep"]
 
@@ -49,7 +52,10 @@ class Diverged(UserWarning):
 
 
 class Watcher:
-    """Told how a sweep goes; this one keeps silent. `jaxsens.cli` has one that draws progress bars."""
+    """Told how a sweep goes; this one keeps silent. `jaxsens.cli` has one that draws progress bars.
+
+    On a cluster, cells start when they are sent there, many before the first ends, and none tells of epochs.
+    """
 
     def cell_starts(self, name: str, index: int, count: int) -> None:
         """Cell `index` of `count` begins."""
@@ -74,66 +80,121 @@ def run_sweep(
     beside it names the missing ones. Finished cells are found by a hash of all that decides their numbers:
     configuration, seeds, data, version. A file that cannot be read is not a result: the cell runs again.
     """
-    watcher = watcher or Watcher()
     check_names(grid)
     check_numerics()
     prepare_folders(config)
-    # Taken before the first cell: what is committed meanwhile is not what runs.
-    ran_on = json.dumps(environment() | device(config))
-    jobs = make_jobs(grid, config)
-    wanted = set(grid if chosen is None else chosen)
-    batches = batched([job for job in jobs if job.cell in wanted], config.together)
-    batches = batches[config.shard.index :: config.shard.count]
-    mine = [job for batch in batches for job in batch]
-    for job in mine:
-        # Refused before the first cell trains, not after an hour.
+    with runner(config) as run:
+        jobs = make_jobs(grid, config)
+        wanted = set(grid if chosen is None else chosen)
+        batches = batched([job for job in jobs if job.cell in wanted], config.together)
+        batches = batches[config.shard.index :: config.shard.count]
+        check_buildable([job for batch in batches for job in batch])
+        with contextlib.closing(Networks(batches, config)) as networks:
+            run(batches, config, networks, watcher or Watcher())
+    return write_results(jobs, config)
+
+
+def check_buildable(jobs: Sequence[Job]) -> None:
+    """Refuses what cannot be built or measured before the first cell trains, not after an hour."""
+    alike = {(job.cell.model, job.cell.data, job.cell.train.loss, job.cell.measure): job for job in jobs}
+    for job in alike.values():
         build_network(job.cell, job.data)
         check_resolved(job.cell.measure.noise_std, job.data.x_test)
 
-    temporary: set[Path] = set()
-    uses = Counter(job.network for job in mine)
-    started = 0
-    try:
-        for batch in batches:
-            pending = [job for job in batch if not (config.resume and read_finished(job) is not None)]
-            keep = {job.network: config.keep_networks or job.network.exists() for job in pending}
-            for job in pending:
-                if not config.resume and job.network not in temporary:
-                    job.network.unlink(missing_ok=True)
-                    shutil.rmtree(half_way(job.network), ignore_errors=True)
-                if not keep[job.network] and (len(pending) > 1 or uses[job.network] > 1):
-                    # Trained once, measured later in this sweep.
-                    temporary.add(job.network)
-            for job in batch:
-                watcher.cell_starts(job.cell.name, started, len(mine))
-                started += 1
-                began = time.monotonic()
-                if job in pending:
-                    if len(pending) > 1 and job is pending[0]:
-                        train_together(pending, config, report=watcher.cell_trains)
-                    rows = run_cell(
-                        job.cell,
-                        job.data,
-                        config,
-                        report=watcher.cell_trains,
-                        network=job.network,
-                        keep=keep[job.network] or job.network in temporary,
-                    )
-                    write_rows(
-                        Table.from_rows(other_stages(job, rows) + rows),
-                        job.file,
-                        metadata={"environment": ran_on},
-                    )
-                    shutil.rmtree(half_way(job.network), ignore_errors=True)
-                watcher.cell_ends(job.cell.name, seconds=time.monotonic() - began, resumed=job not in pending)
-            uses.subtract(job.network for job in batch)
-            for network in [network for network in temporary if not uses[network]]:
-                network.unlink(missing_ok=True)
-                temporary.remove(network)
-    finally:
-        for network in temporary:
+
+@contextlib.contextmanager
+def runner(config: SweepConfig) -> Iterator[Callable[..., None]]:
+    """What computes the batches' unfinished cells and writes their files: this process, or a cluster."""
+    if config.scheduler is None:
+        # Taken before the first cell: what is committed meanwhile is not what runs.
+        yield functools.partial(run_here, ran_on=json.dumps(environment() | device(config)))
+    else:
+        from jaxsens.sweep.cluster import connected, run_there  # which needs `compute_batch`
+
+        with connected(config.scheduler) as client:
+            yield functools.partial(run_there, client=client)
+
+
+def run_here(
+    batches: list[list[Job]], config: SweepConfig, networks: "Networks", watcher: Watcher, *, ran_on: str
+) -> None:
+    """Computes one batch after the other, and writes each cell as soon as it is measured."""
+    started = itertools.count()
+    for batch in batches:
+        pending, keep = networks.plan(batch)
+        computed = compute_batch(pending, config, keep=keep, report=watcher.cell_trains)
+        for job in batch:
+            watcher.cell_starts(job.cell.name, next(started), sum(map(len, batches)))
+            began = time.monotonic()
+            if job in pending:
+                write_finished(job, next(computed), ran_on)
+            watcher.cell_ends(job.cell.name, seconds=time.monotonic() - began, resumed=job not in pending)
+        networks.release(batch)
+
+
+def compute_batch(
+    jobs: Sequence[Job],
+    config: SweepConfig,
+    *,
+    keep: Collection[Path],
+    report: Callable[[Progress], None] | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each job in turn, after training what is missing of them, together if they are several.
+
+    Networks of several jobs are written to their files; that of one job if `keep` has its file.
+    """
+    if len(jobs) > 1:
+        train_together(jobs, config, report=report)
+    for job in jobs:
+        yield run_cell(
+            job.cell, job.data, config, report=report, network=job.network, keep=job.network in keep
+        )
+
+
+def write_finished(job: Job, rows: list[dict[str, Any]], ran_on: str) -> None:
+    """Writes the file of a cell, whole or not at all, and removes what was kept of it half-way."""
+    write_rows(Table.from_rows(other_stages(job, rows) + rows), job.file, metadata={"environment": ran_on})
+    shutil.rmtree(half_way(job.network), ignore_errors=True)
+
+
+class Networks:
+    """The files of trained networks: which a batch is to leave, and which go when the sweep has used them."""
+
+    def __init__(self, batches: list[list[Job]], config: SweepConfig) -> None:
+        self.config = config
+        self.uses = Counter(job.network for batch in batches for job in batch)
+        self.temporary: set[Path] = set()
+
+    def plan(self, batch: list[Job]) -> tuple[list[Job], set[Path]]:
+        """The batch's unfinished jobs, and the network files that are kept or that later batches need.
+
+        Files of cells that are to be computed anew are removed.
+        """
+        config = self.config
+        pending = [job for job in batch if not (config.resume and read_finished(job) is not None)]
+        keep = {job.network for job in pending if config.keep_networks or job.network.exists()}
+        for job in pending:
+            if not config.resume and job.network not in self.temporary:
+                job.network.unlink(missing_ok=True)
+                shutil.rmtree(half_way(job.network), ignore_errors=True)
+        # Trained once, measured later in this sweep.
+        here = Counter(job.network for job in batch)
+        later = {job.network for job in pending if self.uses[job.network] > here[job.network]}
+        trained = {job.network for job in pending} if len(pending) > 1 else later
+        self.temporary |= trained - keep
+        return pending, keep | later
+
+    def release(self, batch: list[Job]) -> None:
+        """Counts a batch as done, and removes the files that no other needs."""
+        self.uses.subtract(job.network for job in batch)
+        for network in [network for network in self.temporary if not self.uses[network]]:
             network.unlink(missing_ok=True)
-    return write_results(jobs, config)
+            self.temporary.remove(network)
+
+    def close(self) -> None:
+        """Removes the files that are not kept."""
+        for network in self.temporary:
+            network.unlink(missing_ok=True)
 
 
 def make_jobs(grid: Sequence[Cell], config: SweepConfig) -> list[Job]:
@@ -142,16 +203,13 @@ def make_jobs(grid: Sequence[Cell], config: SweepConfig) -> list[Job]:
     pools = {key.dataset: datasets.load(key.dataset, data_dir=config.data_dir) for key in keys}
     data = {key: prepare_data(key, pools[key.dataset]) for key in keys}
     fingerprints = {key: value.fingerprint() for key, value in data.items()}
-    return [
-        Job(
-            cell,
-            data[cell.data],
-            fingerprints[cell.data],
-            cell_file(cell, config, fingerprints[cell.data]),
-            network_file(cell, config, fingerprints[cell.data]),
-        )
-        for cell in grid
-    ]
+    return [make_job(cell, data[cell.data], fingerprints[cell.data], config) for cell in grid]
+
+
+def make_job(cell: Cell, data: datasets.Dataset, fingerprint: str, config: SweepConfig) -> Job:
+    """A cell with its data, and where its files are."""
+    file, network = (where(cell, config, fingerprint) for where in (cell_file, network_file))
+    return Job(cell, data, fingerprint, file, network)
 
 
 def write_results(jobs: Sequence[Job], config: SweepConfig) -> Table:
@@ -219,14 +277,7 @@ def run_cell(
         cell, training, data, config, report=report, network=network, keep=keep, observe=measure
     )
     measure(None, members)
-    lost = [row["seed"] for row in rows if row["diverged"] and row["snapshot"] is None]
-    if lost:
-        warnings.warn(
-            f"{cell.name}: seeds {lost} of {len(seeds)} diverged (a loss or an output is not finite); they "
-            "are left out of its statistics. A smaller learning rate may keep them.",
-            Diverged,
-            stacklevel=2,
-        )
+    warn_diverged(cell, rows)
     shared = {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(members.params)) // len(seeds),
         # Each member's share of the time that the ensemble took to train.
@@ -239,20 +290,16 @@ def run_cell(
     return [shared | row for row in rows]
 
 
-def prepare_folders(config: SweepConfig) -> None:
-    """Makes the folders, and refuses those that cannot be written to, before any work."""
-    for folder in (config.out, config.cells):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".probe"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # another shard may have been faster
-        except OSError as error:
-            raise refuse(
-                f"an output folder {folder} that cannot be written ({error.strerror})",
-                "a folder to write to",
-                "pass another with --out or --store",
-            ) from error
+def warn_diverged(cell: Cell, rows: Sequence[dict[str, Any]]) -> None:
+    """Tells which seeds diverged, if any did."""
+    lost = [row["seed"] for row in rows if row["diverged"] and row["snapshot"] is None]
+    if lost:
+        warnings.warn(
+            f"{cell.name}: seeds {lost} of {cell.seeds} diverged (a loss or an output is not finite); they "
+            "are left out of its statistics. A smaller learning rate may keep them.",
+            Diverged,
+            stacklevel=3,
+        )
 
 
 def cell_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
@@ -332,26 +379,6 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
 def unbiased(variance: float | None, members: int) -> float | None:
     """A variance over members, divided by one less than their number."""
     return None if variance is None else variance * members / (members - 1)
-
-
-def device(config: SweepConfig) -> dict[str, Any]:
-    """What it ran on, and how members ran there."""
-    return {
-        "device": jax.local_devices()[0].device_kind,
-        "num_devices": device_mesh(config.num_devices).size,
-        "member_axis": config.member_axis or default_member_axis(),
-    }
-
-
-def check_numerics() -> None:
-    """Refuses settings that would change the numbers of finished cells without changing where they are."""
-    if jax.config.jax_enable_x64 or jax.config.jax_default_prng_impl != "threefry2x32":
-        raise refuse(
-            f"jax_enable_x64={jax.config.jax_enable_x64}, "
-            f"jax_default_prng_impl={jax.config.jax_default_prng_impl!r}",
-            "float32 and 'threefry2x32', which all finished cells have",
-            "leave JAX's defaults for a sweep; the measures themselves take float64",
-        )
 
 
 def check_names(grid: Sequence[Cell]) -> None:
