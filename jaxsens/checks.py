@@ -12,6 +12,7 @@ import numpy as np
 
 __all__ = [
     "InputError",
+    "carry_nan",
     "check_at_least",
     "check_choice",
     "check_examples",
@@ -20,6 +21,7 @@ __all__ = [
     "check_labels",
     "check_outputs",
     "check_positive",
+    "check_real",
     "refuse",
 ]
 
@@ -38,8 +40,17 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
+def check_real(name: str, value: Any) -> None:
+    """Refuses complex numbers, which NumPy orders by their real parts, and what is no number."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    real = (np.floating, np.integer, np.bool_)
+    if not any(jax.numpy.issubdtype(dtype, kind) for kind in real):
+        raise refuse(f"{name} of dtype {dtype}", "real numbers", f"pass a real {name}")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Refuses a number that is not finite and above 0."""
+    check_real(name, value)
     if is_concrete(value) and not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
         raise refuse(f"{name}={value}", f"a finite {name} > 0", f"pass a positive {name}")
 
@@ -94,13 +105,45 @@ def check_finite(name: str, tree: Any) -> None:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
         if not (is_concrete(leaf) and is_array and jax.numpy.issubdtype(leaf.dtype, np.inexact)):
             continue
-        # NumPy throughout: inside a trace, jax.numpy would trace even concrete arrays.
-        if not np.isfinite(np.asarray(leaf)).all():
+        # NumPy throughout: inside a trace, jax.numpy would trace even concrete arrays. A float64 of NumPy
+        # that JAX will make a float32 must be finite as such.
+        with np.errstate(over="ignore"):
+            array = np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+        if not np.isfinite(array).all():
             raise refuse(
                 f"a NaN or infinity in {name}{jax.tree_util.keystr(path)}",
                 "finite numbers only",
                 "drop this member, or find the step at which training diverged",
             )
+
+
+def carry_nan(result: Any, *given: Any, examples: Any = ()) -> Any:
+    """The result, but NaN (-1 for whole numbers) where a traced array behind it has a NaN or an infinity.
+
+    `check_finite` cannot look at a traced array, and derivatives, maxima and comparisons lose a NaN. An array
+    among `given` spoils all of the result, one among `examples` the rows of the leading axis that are its
+    own. Booleans stay as they are.
+    """
+
+    def traced(tree: Any) -> list[Any]:
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if not is_concrete(leaf)]
+        return [leaf for leaf in leaves if jax.numpy.issubdtype(leaf.dtype, np.inexact)]
+
+    whole = [jax.numpy.isfinite(leaf).all() for leaf in traced(given)]
+    rows = [jax.numpy.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in traced(examples)]
+    if not whole and not rows:
+        return result
+
+    def mark(leaf: Any) -> Any:
+        leaf = jax.numpy.asarray(leaf)
+        if leaf.dtype == bool:
+            return leaf
+        missing = np.nan if jax.numpy.issubdtype(leaf.dtype, np.inexact) else -1
+        for sound in (*whole, *(row.reshape(-1, *[1] * (leaf.ndim - 1)) for row in rows)):
+            leaf = jax.numpy.where(sound, leaf, jax.numpy.asarray(missing, leaf.dtype))
+        return leaf
+
+    return jax.tree.map(mark, result)
 
 
 def check_labels(ys: Any, num_classes: int, *, name: str = "ys") -> None:

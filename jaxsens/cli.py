@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import os
 import sys
 import warnings
@@ -11,10 +12,35 @@ from typing import Any, NoReturn
 
 from jaxsens.checks import InputError
 from jaxsens.stats import StatsError
-from jaxsens.sweep import Cell, Preset, Shard, SweepConfig, Watcher, run_sweep, select_cells
-from jaxsens.table import Table, TableError
+from jaxsens.sweep import (
+    Cell,
+    Preset,
+    Shard,
+    SweepConfig,
+    Watcher,
+    join_processes,
+    run_in_processes,
+    select_cells,
+)
+from jaxsens.sweep.lock import table_lock
+from jaxsens.table import Table, TableError, read_table
 
 __all__ = ["Experiment", "main"]
+
+# What the disk or its rights answer, not a mistake in this program.
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +103,8 @@ class ProgressBars(Watcher):
                 )
             )
         bar = self.bars[1]
+        if progress.num_parts > 1:
+            bar.set_description(f"{self.name}, part {progress.part + 1}/{progress.num_parts}", refresh=False)
         bar.total = progress.max_epochs
         bar.set_postfix(
             loss=f"{progress.mean_loss:.2e}",
@@ -103,7 +131,9 @@ class ProgressBars(Watcher):
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
-    """Runs an experiment's command line; gives the exit code: 0, 2 for unusable input, 130 after Ctrl-C."""
+    """Runs an experiment's command line; gives the exit code: 0, 2 for what cannot be read or written or is
+    not usable, 130 after Ctrl-C.
+    """
     options = _options(experiment).parse_args(argv)
     bars = ProgressBars()
     try:
@@ -111,6 +141,16 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     except (InputError, TableError, StatsError) as error:
         bars.close()
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        bars.close()
+        print(
+            f"error: {error.filename or 'a file'}: {os.strerror(error.errno)}; finished cells are kept; when "
+            "that is put right, the same command, without --no-resume, goes on after them",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         bars.close()
@@ -120,11 +160,15 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
         )
         return 130
     bars.close()
-    print(f"{out / 'table.csv'}, manifest.json and the figure are in {out}")
+    if out is not None:
+        print(f"{out / 'table.csv'}, manifest.json and the figure are in {out}")
     return 0
 
 
-def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars) -> Path:
+def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars) -> Path | None:
+    """The folder of the results; None where another process writes them."""
+    if options.distributed:
+        join_processes()  # before any use of a device
     if options.preset not in experiment.presets:
         listed = ", ".join(experiment.presets)
         raise InputError(f"got preset {options.preset!r}; expected one of {listed}; pass one with --preset")
@@ -132,6 +176,11 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
     given = {name: value for name, value in given.items() if value is not None}
     parts = [dataclasses.replace(part, **given) for part in experiment.presets[options.preset]]
     grid = dataclasses.replace(experiment, presets={options.preset: tuple(parts)}).cells(options.preset)
+    if options.dataset is not None:
+        # Parts that differed in their data set alone are now one, whose networks count once.
+        alike = {(cell.physics, cell.measure.snapshots, cell.seeds): cell for cell in reversed(grid)}
+        kept = set(alike.values())
+        grid = tuple(cell for cell in grid if cell in kept)
     out = options.out or Path("out") / f"{experiment.name}-{options.preset}"
     config = SweepConfig(
         experiment=experiment.name,
@@ -146,14 +195,19 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
         shard=Shard.parse(options.shard),
         together=experiment.together if options.together is None else options.together,
         scheduler=options.scheduler or None,
+        max_memory=options.max_memory,
     )
     chosen = select_cells(grid, pattern=options.cells)
     with warnings.catch_warnings():
         # A warning is for the person at the terminal: one line, without a source line below it.
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        table = run_sweep(grid, config, chosen=chosen, watcher=bars)
+        table = run_in_processes(grid, config, chosen=chosen, watcher=bars)
+    if table is None:
+        return None
     if len(table):
-        experiment.draw(table, out)
+        # Read again: the last run to draw here draws all that is there.
+        with table_lock(out):
+            experiment.draw(read_table(out), out)
     return out
 
 
@@ -197,6 +251,18 @@ def _options(experiment: Experiment) -> argparse.ArgumentParser:
         metavar="ADDRESS",
         default=os.environ.get("DASK_SCHEDULER_ADDRESS"),
         help="Dask scheduler whose cluster runs the cells (default: $DASK_SCHEDULER_ADDRESS; '': run here)",
+    )
+    add(
+        "--max-memory",
+        type=float,
+        metavar="GB",
+        help="memory of a device for training; members that need more train in parts (default: most)",
+    )
+    add(
+        "--distributed",
+        action="store_true",
+        help="join other processes through jax.distributed ($JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES, "
+        "$JAX_PROCESS_ID, or Slurm, Open MPI, Kubernetes, TPU pods); each runs its share of the cells",
     )
     add("--shard", default="0/1", metavar="i/N", help="run the i-th of N parts of the grid, i from 0")
     return parser

@@ -227,6 +227,26 @@ def test_dead_layers_are_not_crossed(x64):
     np.testing.assert_array_equal(count_crossings(weights, biases, draw(0, 5), draw(1, 5)), 0)
 
 
+def test_a_layer_that_dies_leaves_units_on_their_kinks():
+    """h = max(x, 0) dies at 0, where the unit h goes to its kink and stays; the unit -h is always there."""
+    weights, biases = [jnp.ones((1, 1)), jnp.array([[1.0, -1.0]]), jnp.ones((2, 1))], [jnp.zeros(1)] * 3
+    biases[1] = jnp.zeros(2)
+    assert on_a_line(weights, biases, [1, -1, 1, -1], [-1, 1, 0.5, -2]) == [2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_whole_layers_that_die_are_counted_but_for_pairs(activation, x64):
+    """Without biases all layers above die with a layer, at one point, where rounding orders the kinks."""
+    weights, _, draw = perceptron(16, activation, widths=(2, 4, 6, 6, 2))
+    zeros = [jnp.zeros(w.shape[1]) for w in weights]
+    a, b = draw(0, 60), draw(1, 60)
+    wanted = [slow_crossings(weights, zeros, *ends, activation) for ends in zip(a, b, strict=True)]
+    for start, end in ((a, b), (b, a)):
+        more = np.asarray(count_crossings(weights, None, start, end, activation=activation)) - wanted
+        np.testing.assert_array_equal(more % 2, 0)
+        assert np.mean(more != 0) < 0.15
+
+
 def test_all_kinks_at_one_point(x64):
     """Without biases all boundaries meet at 0, and only rounding orders them there: the walk still ends."""
     weights, _, draw = perceptron(15)

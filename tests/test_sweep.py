@@ -179,7 +179,7 @@ def test_a_resumed_training_does_not_know_its_time(tmp_path):
     config = SweepConfig("test", tmp_path, checkpoint=True, num_devices=1)
     data = prepare_data(DATA)
     (job,) = run_module.make_jobs(GRID[:1], config)
-    run_module.half_way(job.network).mkdir(parents=True)
+    members_module.half_way(job.network).mkdir(parents=True)
     rows = run_module.run_cell(GRID[0], data, config, network=job.network)
     assert {row["wall_seconds"] for row in rows} == {None}
 

@@ -31,6 +31,7 @@ from jaxsens.sweep import (
     run_sweep,
 )
 from jaxsens.sweep import run as run_module
+from jaxsens.sweep import store as store_module
 from jaxsens.table import read_manifest
 from jaxsens.train import TrainConfig
 
@@ -266,7 +267,7 @@ def test_a_task_without_an_answer_is_told_in_one_line(error, kind, message):
 def test_another_version_is_refused(tmp_path, monkeypatch):
     config = SweepConfig("test", tmp_path, num_devices=1)
     task = cluster.make_task(run_module.make_jobs(STARTS[:1], config), config, set())
-    monkeypatch.setattr(run_module, "_TRAINING_VERSION", -1)
+    monkeypatch.setattr(store_module, "_TRAINING_VERSION", -1)
     answer = cluster.run_task(task)
     assert answer.refused
     assert "another version of jaxsens" in answer.failure

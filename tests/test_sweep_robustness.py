@@ -264,16 +264,13 @@ def test_points_that_are_wrong_are_told_by_each_score(case, data):
         assert (np.isnan(shares) == (sizes == 0)).all()
         close(sizes @ np.nan_to_num(shares), wrong.sum())
         close(shares[sizes > 0], [wrong[bins == i].mean() for i in range(10) if sizes[i]], name)
-        if name == "doubt":
-            assert f"auroc_{name}_within" not in row
-        else:
-            pairs = [
-                np.sign(score[i] - score[j]) / 2 + 0.5
-                for i in np.flatnonzero(wrong)
-                for j in np.flatnonzero(~wrong)
-                if tenths[i] == tenths[j]
-            ]
-            close(row[f"auroc_{name}_within"], np.mean(pairs), name)
+        pairs = [
+            np.sign(score[i] - score[j]) / 2 + 0.5
+            for i in np.flatnonzero(wrong)
+            for j in np.flatnonzero(~wrong)
+            if tenths[i] == tenths[j]
+        ]
+        close(row[f"auroc_{name}_within"], np.mean(pairs), name)
     softmax = scores["jacobian_softmax"]
     close(row["jacobian_softmax_wrong"], softmax[wrong].mean())
     close(row["jacobian_softmax_right"], softmax[~wrong].mean())

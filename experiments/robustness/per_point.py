@@ -5,10 +5,11 @@ Networks: an Empirical Study", the claim of its abstract that "the input-output 
 predictive of generalization at the level of individual test points". Only the abstract was at hand; that the
 norm is high where the predicted probabilities are undecided is known second-hand, and is why we put it
 beside them: `doubt` is 1 less the largest probability, which costs nothing. Each score's AUROC for being
-misclassified, 1/2 for chance; the same within tenths of doubt, which tells what a score adds to it; and the
-share of wrong points in each tenth of a score. Intervals are Student's, over the networks of a data set that
-have 100% training accuracy; all see the same images.
-S and tangent sensitivity at the point (papers A and C) are ours.
+misclassified, 1/2 for chance; the same among points of like doubt (hundredths of them), beside that of doubt
+itself, which tells what a score adds to it; and the share of wrong points in each tenth of a score. Of
+networks with 100% training accuracy. They share their images: an interval is Student's over networks and
+DeLong's of one network together, the root of the sum of both squared half-widths. S and tangent sensitivity
+at the point (papers A and C) are ours.
 
     python experiments/robustness/per_point.py                                         # quick: digits
     python experiments/robustness/per_point.py --preset cpu --data-dir DIR \\
@@ -121,9 +122,14 @@ def draw(table: Table, out: Path) -> None:
         by_data.setdefault(row["dataset"], []).append(row)
     forest, panels, summary = [], [], []
     for dataset, rows in by_data.items():
-        for suffix, title in (("", "all points"), ("_within", "within tenths of doubt")):
+        for suffix, title in (("", "all points"), ("_within", "among points of like doubt")):
             intervals = {
-                name: value_interval(rows, column(f"auroc_{name}{suffix}"), TITLES[name])
+                name: value_interval(
+                    rows,
+                    column(f"auroc_{name}{suffix}"),
+                    TITLES[name],
+                    shared=column(f"auroc_{name}{suffix}_stderr"),
+                )
                 for name in POINT_SCORES
             }
             known = [interval for interval in intervals.values() if interval is not None]

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxsens.checks import check_at_least, check_examples, check_finite, check_outputs, refuse
 from jaxsens.types import Function, Params
 
-__all__ = ["bind", "check_floating", "map_examples", "map_examples_unrolled"]
+__all__ = ["bind", "check_floating", "map_examples", "map_examples_unrolled", "wide"]
 
 
 def check_floating(name: str, x: Array) -> None:
@@ -21,6 +22,15 @@ def check_floating(name: str, x: Array) -> None:
             "float32 or float64",
             f"cast {name}; f may compute in a narrower type inside",
         )
+
+
+def wide(value: Any) -> Any:
+    """An array in float32 at least: products of narrow numbers, whole ones too, leave their range."""
+    if not hasattr(value, "dtype"):
+        return value
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.promote_types(jnp.result_type(value.dtype, float), jnp.float32))
+    return value.astype(np.result_type(value.dtype, np.float32))
 
 
 def bind(f: Function, params: Params, xs: Array) -> tuple[Callable[[Array], Array], int]:

@@ -1,10 +1,12 @@
 """Roots and norms with a derivative at zero, in range wherever their value is."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["frobenius_norm", "safe_sqrt"]
+__all__ = ["frobenius_norm", "safe_sqrt", "standard_error", "times_ratio"]
 
 
 def safe_sqrt(x: Array) -> Array:
@@ -22,3 +24,18 @@ def frobenius_norm(a: Array) -> Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
     scale = jnp.where(largest == 0, 1, largest)
     return scale * safe_sqrt(jnp.sum((a / scale) ** 2))
+
+
+def standard_error(a: Array, axis: int = -1) -> Array:
+    """That of the mean over an axis, in range wherever it is: squares of small numbers underflow."""
+    a = jnp.moveaxis(a, axis, 0)
+    n = a.shape[0]
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=0))
+    scale = jnp.where(largest == 0, 1, largest)
+    return scale * safe_sqrt(jnp.var(a / scale, axis=0, ddof=1) / n)
+
+
+def times_ratio(a: Any, b: Any, c: Any) -> Array:
+    """a b / c, not 0 because a / c or b / c underflows: the larger of a and b is divided first."""
+    a_first = jnp.abs(a) >= jnp.abs(b)
+    return jnp.where(a_first, a, b) / c * jnp.where(a_first, b, a)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsens.checks import check_choice, check_examples, check_finite, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_choice, check_examples, check_finite, is_concrete, refuse
 from jaxsens.metrics._batching import check_floating, map_examples
 from jaxsens.types import PIECEWISE_LINEAR, PiecewiseLinear
 
@@ -83,7 +83,7 @@ def mlp_preactivations(
             hidden = jax.nn.relu(preactivations[-1])
         else:
             hidden = piecewise_linear(preactivations[-1], PIECEWISE_LINEAR[activation])
-    return tuple(preactivations)
+    return carry_nan(tuple(preactivations), weights, biases, examples=xs)
 
 
 def piecewise_linear(z: Float[Array, "*shape"], activation: PiecewiseLinear) -> Float[Array, "*shape"]:
@@ -96,20 +96,23 @@ def piecewise_linear(z: Float[Array, "*shape"], activation: PiecewiseLinear) -> 
 def active_counts(preactivations: Sequence[Float[Array, "n _"]]) -> ActiveCounts:
     """n_l(x) and T(x) = sum_l n_l(x), the numbers of active hidden units (C section 3.2).
 
-    Returns int32 counts per layer (n, L) and in total (n,).
+    Returns int32 counts per layer (n, L) and in total (n,); -1 under `jit` where an example's preactivations
+    are not finite.
 
     Raises InputError for no hidden layer, no examples, layers of other than one n, another dtype than float32
     or float64, or a NaN or infinity.
     """
     check_preactivations(preactivations)
     per_layer = jnp.stack([jnp.sum(h > 0, axis=1, dtype=jnp.int32) for h in preactivations], axis=1)
-    return ActiveCounts(per_layer, jnp.sum(per_layer, axis=1, dtype=jnp.int32))
+    counts = ActiveCounts(per_layer, jnp.sum(per_layer, axis=1, dtype=jnp.int32))
+    return carry_nan(counts, examples=preactivations)
 
 
 def activation_pattern(preactivations: Sequence[Float[Array, "n _"]]) -> Bool[Array, "n N"]:
     """A(x; theta), True at active units, all hidden layers in one row (C section 3.1 has +1 and -1).
 
-    Arguments and errors are those of `active_counts`.
+    Arguments and errors are those of `active_counts`; but booleans have no value for a NaN, and under `jit` a
+    unit that is NaN is False.
     """
     check_preactivations(preactivations)
     return jnp.concatenate([h > 0 for h in preactivations], axis=1)
@@ -135,7 +138,7 @@ def log_pattern_probability(
     check_preactivations(preactivations)
     h = jnp.concatenate(preactivations, axis=1)
     check_pattern("pattern", pattern, h.shape, h.shape[1:])
-    return jnp.sum(jax.nn.log_sigmoid(jnp.where(pattern, h, -h)), axis=1)
+    return carry_nan(jnp.sum(jax.nn.log_sigmoid(jnp.where(pattern, h, -h)), axis=1), examples=h)
 
 
 def margins_per_unit(preactivations: Sequence[Float[Array, "n _"]]) -> Margins:
@@ -146,6 +149,7 @@ def margins_per_unit(preactivations: Sequence[Float[Array, "n _"]]) -> Margins:
     """
     check_preactivations(preactivations)
     absolute = tuple(jnp.min(jnp.abs(h), axis=0) for h in preactivations)
+    absolute = carry_nan(absolute, preactivations)
     return Margins(absolute, tuple(jnp.tanh(rho / 2) / 2 for rho in absolute))
 
 
@@ -188,8 +192,11 @@ def log_empirical_tangent_sensitivity(
     if weighting == "soft":
         check_same_examples(tangent_sensitivities, preactivations)
         h = jnp.concatenate(preactivations, axis=1)
-        return jax.nn.logsumexp(logs + log_soft_shares(h, batch_size))
-    return jax.nn.logsumexp(logs) - math.log(len(logs))
+        total = jax.nn.logsumexp(logs + log_soft_shares(h, batch_size))
+    else:
+        total = jax.nn.logsumexp(logs) - math.log(len(logs))
+    # At the end: XLA on a CPU may make a number of the log of a sum of exp(NaN).
+    return carry_nan(total, tangent_sensitivities, preactivations)
 
 
 def empirical_tangent_sensitivity(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from jaxsens.checks import check_choice, check_examples, check_finite, refuse
+from jaxsens.checks import carry_nan, check_choice, check_examples, check_finite, refuse
 from jaxsens.metrics._batching import check_floating
 from jaxsens.metrics.activations import check_perceptron
 from jaxsens.types import PIECEWISE_LINEAR
@@ -45,7 +45,8 @@ def count_crossings(
         activation: a name in `PIECEWISE_LINEAR`.
 
     Returns:
-        n int32 counts, 0 for a perceptron without hidden layers.
+        n int32 counts, 0 for a perceptron without hidden layers; -1 where preactivations overflow, or under
+        `jit` are not finite.
 
     Raises:
         InputError: for shapes that do not chain, ends of another size or number, no segments, a dtype other
@@ -53,7 +54,8 @@ def count_crossings(
 
     Cost: m + 1 passes of two vectors per segment through the hidden layers, m the largest of the n counts,
     for the segments walk in lock-step; the first layer is multiplied once. Exact up to rounding: boundaries
-    closer together than the precision resolves may be missed, in pairs, or taken in another order.
+    closer together than the precision resolves may be missed, in pairs, or taken in another order; where many
+    meet in one point, as where a layer without biases dies and all above die with it, it may add pairs too.
     """
     check_choice("activation", activation, PIECEWISE_LINEAR)
     check_perceptron(weights, biases)
@@ -66,7 +68,8 @@ def count_crossings(
     # The output layer has no kinks.
     layers = [(w.astype(dtype), v.astype(dtype)) for w, v in zip(weights[:-1], biases[:-1], strict=True)]
     ends = (end.reshape(end.shape[0], -1).astype(dtype) for end in (a, b))
-    return walk_all(layers, *ends, activation=activation)
+    counts = walk_all(layers, *ends, activation=activation)
+    return carry_nan(counts, weights, biases, examples=(a, b))
 
 
 # Compiled here: a while_loop outside jit would be compiled again at every call.
@@ -107,22 +110,27 @@ def walk(
         return ys, rates
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        t, codes, count, _ = state
+        t, codes, count, sound, _ = state
         y, rate = map(jnp.concatenate, look(t, codes))
+        sound &= jnp.all(jnp.isfinite(y) & jnp.isfinite(rate))
         code = jnp.concatenate(codes)
         leaving = code != 1
         kink = jnp.where(code == 0, low, jnp.where(leaving | (rate > 0), high, low))
         towards = jnp.where(code == 0, rate > 0, jnp.where(code == 2, rate < 0, rate != 0))
         # A unit that rounding has put beyond the kink it moves towards passes it now, not in the past.
         hit = t + jnp.maximum((kink - y) / jnp.where(towards, rate, 1), 0)
+        # A layer below that has gone flat may leave a unit standing on its kink, which is a flat piece.
+        stands = ~leaving & (rate == 0) & ((y <= low) | (y >= high))
+        way = jnp.where(stands, jnp.where(y <= low, -1, 1), jnp.sign(rate))
+        towards, hit = towards | stands, jnp.where(stands, t, hit)
         # A unit on its kink is still flat: a piece that starts at the far end is not entered.
         before = jnp.where(leaving, hit < 1, hit <= 1)
         hit = jnp.where(towards & before, hit, jnp.inf)
         # The first of several: the lowest layer, on which depends whether the others pass or turn round.
         passing = (jnp.arange(len(hit)) == jnp.argmin(hit)) & jnp.isfinite(hit)
-        code = code + jnp.where(passing, jnp.sign(rate), 0).astype(code.dtype)
+        code = code + jnp.where(passing, way, 0).astype(code.dtype)
         more = jnp.any(passing)
-        return jnp.where(more, jnp.min(hit), t), split(code), count + more, more
+        return jnp.where(more, jnp.min(hit), t), split(code), count + more, sound, more & sound
 
     def split(code: Array) -> tuple[Array, ...]:
         return tuple(jnp.split(code, ends))
@@ -135,8 +143,9 @@ def walk(
     for _ in inner:
         ys, _ = look(jnp.zeros((), start.dtype), codes)
         codes = (*codes, code_of(ys[-1]))
-    state = (jnp.zeros((), start.dtype), codes, jnp.int32(0), jnp.bool_(True))
-    return jax.lax.while_loop(lambda state: state[-1], step, state)[2]
+    state = (jnp.zeros((), start.dtype), codes, jnp.int32(0), jnp.bool_(True), jnp.bool_(True))
+    *_, count, sound, _ = jax.lax.while_loop(lambda state: state[-1], step, state)
+    return jnp.where(sound, count, -1)
 
 
 def multiply(a: Array, b: Array) -> Array:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsens.checks import check_finite, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_finite, is_concrete, refuse
 from jaxsens.metrics._batching import check_floating
+from jaxsens.metrics._norms import times_ratio
 
 __all__ = ["Affine", "BatchNorm", "fold_batch_norm"]
 
@@ -94,8 +95,11 @@ def _fold(affine: Affine, norm: BatchNorm) -> Affine:
     bias = 0.0 if affine.bias is None else affine.bias
     scale = 1.0 if norm.scale is None else norm.scale
     shift = 0.0 if norm.shift is None else norm.shift
-    factor = scale / jnp.sqrt(norm.variance + float(norm.epsilon))
-    return Affine(affine.kernel * factor, (bias - norm.mean) * factor + shift)
+    root = jnp.sqrt(norm.variance + float(norm.epsilon))
+    folded = Affine(
+        times_ratio(affine.kernel, scale, root), times_ratio(bias - norm.mean, scale, root) + shift
+    )
+    return carry_nan(folded, affine, norm)
 
 
 def _check_layers(layers: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxsens.checks import refuse
+from jaxsens.checks import carry_nan, refuse
 from jaxsens.metrics._batching import bind, map_examples_unrolled
 from jaxsens.metrics._norms import frobenius_norm
 from jaxsens.types import Function, Params
@@ -46,7 +46,8 @@ def input_jacobian_norm(
             their number.
 
     Returns:
-        n norms, in the dtype of `xs`. The derivative at J = 0 is 0.
+        n norms, in the dtype of `xs`. The derivative at J = 0 is 0. NaN where `params` or the example are
+        traced and not finite, although J may not depend on that number.
 
     Raises:
         InputError: for no examples, another dtype, an f whose output is no vector, a NaN or infinity in
@@ -55,9 +56,10 @@ def input_jacobian_norm(
     Cost: one forward and K reverse passes per example; memory of `batch_size` x K reverse passes.
     """
     model, num_outputs = bind(f, params, xs)
-    return map_examples_unrolled(
+    norms = map_examples_unrolled(
         lambda x: frobenius_norm(pull_back(model, x, jnp.eye(num_outputs))[1]), xs, batch_size
     )
+    return carry_nan(norms, params, examples=xs)
 
 
 def input_jacobian_gram(
@@ -76,7 +78,7 @@ def input_jacobian_gram(
         _, jacobian = pull_back(model, x, jnp.eye(num_outputs))
         return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
 
-    return map_examples_unrolled(gram, xs, batch_size)
+    return carry_nan(map_examples_unrolled(gram, xs, batch_size), params, examples=xs)
 
 
 def jacobian_norms(
@@ -96,7 +98,7 @@ def jacobian_norms(
         logits, jacobian = pull_back(model, x, jnp.eye(num_outputs))
         return JacobianNorms(frobenius_norm(jacobian), frobenius_norm(through_softmax(logits, jacobian)))
 
-    return map_examples_unrolled(norms, xs, batch_size)
+    return carry_nan(map_examples_unrolled(norms, xs, batch_size), params, examples=xs)
 
 
 def input_jvp(
@@ -114,7 +116,7 @@ def input_jvp(
             "reshape or cast v to match the single example x",
         )
     model, _ = bind(f, params, x[None])
-    return jax.jvp(model, (x,), (v,))[1]
+    return carry_nan(jax.jvp(model, (x,), (v,))[1], params, x, v)
 
 
 def pull_back(

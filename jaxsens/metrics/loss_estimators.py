@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsens.checks import check_choice, check_finite, is_concrete, refuse
-from jaxsens.metrics._batching import check_floating
+from jaxsens.checks import carry_nan, check_choice, check_finite, check_real, is_concrete, refuse
+from jaxsens.metrics._batching import check_floating, wide
+from jaxsens.metrics._norms import times_ratio
 from jaxsens.metrics.activations import check_layer_arrays
 from jaxsens.metrics.path_bounds import Number
 
@@ -181,7 +182,10 @@ def scale_by_exp_of_logs(logs: dict[str, Number], train_loss: Number) -> Array:
     check_number(numerator_name, numerator, zero_log=True)
     check_number(denominator_name, denominator)
     check_number("train_loss", train_loss)
-    return jnp.exp(jnp.asarray(numerator - denominator)) * train_loss
+    numerator, denominator, train_loss = map(wide, (numerator, denominator, train_loss))
+    # Half before and half after: the ratio may leave the range where its product with the loss does not.
+    root = jnp.exp(jnp.asarray((numerator - denominator) / 2))
+    return carry_nan(root * train_loss * root, denominator, train_loss)
 
 
 def scale_by_measures(test: Number, train: Number, train_loss: Number) -> Array:
@@ -200,11 +204,13 @@ def scale_by_ratio(numerator: Number, name: str, denominator: Number, train_loss
         raise refuse(
             f"{name}={denominator}", f"a {name} other than 0", "leave this state out: no ratio exists"
         )
-    return jnp.asarray(numerator) / denominator * train_loss
+    numbers = tuple(map(wide, (numerator, train_loss, denominator)))
+    return carry_nan(times_ratio(*numbers), numbers)
 
 
 def check_number(name: str, value: Any, *, zero_log: bool = False) -> None:
     """Refuses a NaN or infinity (concrete values only); `zero_log` allows -inf, the log of a measure of 0."""
+    check_real(name, value)
     if not is_concrete(value):
         return
     value = np.asarray(value)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsens.checks import check_examples, check_finite, check_labels, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_examples, check_finite, check_labels, is_concrete, refuse
 from jaxsens.metrics._batching import bind, check_floating, map_examples
 from jaxsens.types import Function, Params
 
@@ -55,7 +55,7 @@ def margin(
     Raises:
         InputError: for no examples, another dtype, an f whose output is no vector of at least 2, labels that
             are no integers, out of range or not one per example, a NaN or infinity in `params` or `xs`, or a
-            bad `batch_size`.
+            bad `batch_size`. Under `jit` a label out of range makes its margin NaN.
 
     Cost: one forward pass.
     """
@@ -77,9 +77,10 @@ def margin(
     def of_example(example: tuple[Array, Array]) -> Array:
         logits, is_label = model(example[0]), jnp.arange(num_outputs) == example[1]
         others = jnp.where(is_label, -jnp.inf, logits)
-        return jnp.sum(jnp.where(is_label, logits, 0)) - jnp.max(others)
+        own = jnp.where(jnp.any(is_label), jnp.sum(jnp.where(is_label, logits, 0)), jnp.nan)
+        return own - jnp.max(others)
 
-    return map_examples(of_example, (xs, ys), batch_size)
+    return carry_nan(map_examples(of_example, (xs, ys), batch_size), params, examples=xs)
 
 
 def margin_percentile(

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from jaxsens.checks import check_choice, is_concrete, refuse
+from jaxsens.checks import check_choice, check_real, is_concrete, refuse
 from jaxsens.metrics.activations import check_layer_arrays
 
 __all__ = ["log_l2_norm", "log_spectral_norm"]
@@ -93,7 +93,8 @@ def per_margin(log_norm: Float[Array, ""], log_margin: LogMargin) -> Float[Array
     if log_margin is None:
         return log_norm
     log_margin = jnp.asarray(log_margin, log_norm.dtype)
-    return jnp.where(log_margin == -jnp.inf, jnp.inf, log_norm - 2 * log_margin)
+    without = (log_margin == -jnp.inf) & ~jnp.isnan(log_norm)
+    return jnp.where(without, jnp.inf, log_norm - 2 * log_margin)
 
 
 def log_squared_spectral_norm(matrix: Float[Array, "in out"]) -> Float[Array, ""]:
@@ -111,6 +112,7 @@ def check_log_margin(log_margin: Any) -> None:
         return
     if np.shape(log_margin) != ():
         raise refuse(f"log_margin of shape {np.shape(log_margin)}", "one number", "take vmap over members")
+    check_real("log_margin", log_margin)
     if is_concrete(log_margin) and not np.asarray(log_margin) < np.inf:
         raise refuse(
             f"log_margin={log_margin}",

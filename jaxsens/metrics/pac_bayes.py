@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsens.checks import check_at_least, check_choice, check_finite, check_positive, is_concrete, refuse
+from jaxsens.checks import (
+    check_at_least,
+    check_choice,
+    check_finite,
+    check_positive,
+    check_real,
+    is_concrete,
+    refuse,
+)
 from jaxsens.metrics._batching import check_floating
 from jaxsens.types import Params
 
@@ -61,7 +69,8 @@ def kl_divergence(
             raise refuse(
                 "a prior with alpha", "a prior with sigma alone", "pass sigma=..., or leave the prior out"
             )
-        distances = [w / (as_scale(alpha, w.dtype) * (10 * jnp.abs(w) + 1)) for w in weights]
+        # In this order nothing overflows: 10 |w| would, and w over infinity is 0.
+        distances = [w / 10 / (jnp.abs(w) + 0.1) / as_scale(alpha, w.dtype) for w in weights]
         return sum(jnp.sum(d**2) for d in distances)
     check_scale("sigma", sigma)
     means = [0.0] * len(weights) if prior is None else _prior_means(prior, params)
@@ -138,7 +147,7 @@ def pac_bayes_bound(
     log_term = jnp.log(2 * num_examples / delta if form == "valid" else 1 / delta)
     bound = mean_loss + jnp.sqrt((kl + log_term) / float(num_examples))
     if num_draws is not None:
-        bound += jnp.sqrt(jnp.log(1 / monte_carlo_delta) / (2 * num_draws))
+        bound += jnp.sqrt(jnp.log(1 / monte_carlo_delta) / (2.0 * num_draws))
     return jnp.where(in_unit & (kl >= 0), bound, jnp.nan).astype(dtype)
 
 
@@ -162,14 +171,16 @@ def floating_leaves(params: Params) -> tuple[list[Array], Callable[[list[Array]]
 
 
 def as_scale(value: Any, dtype: Any) -> Float[Array, ""]:
-    """A checked scale in a leaf's dtype; NaN where it was traced and is not positive."""
-    return jnp.where(jnp.asarray(value) > 0, value, jnp.nan).astype(dtype)
+    """A checked scale in a leaf's dtype; NaN where it was traced and is not positive and finite."""
+    value = jnp.asarray(value)
+    return jnp.where((value > 0) & (value < jnp.inf), value, jnp.nan).astype(dtype)
 
 
 def check_scalar(name: str, value: Any) -> None:
     """Refuses an array: it would be broadcast against the weights."""
     if np.ndim(value) != 0:
         raise refuse(f"{name} of shape {np.shape(value)}", "one number", f"use jax.vmap to sweep over {name}")
+    check_real(name, value)
 
 
 def check_scale(name: str, value: Any) -> None:
@@ -202,7 +213,7 @@ def _prior_means(prior: Params, params: Params) -> list[Any]:
     pairs = zip(jax.tree.leaves(prior), jax.tree.leaves(params), strict=True)
     means = [(p, w.shape) for p, w in pairs if _is_weight(w)]
     for p, shape in means:
-        if not _is_weight(p) or p.shape != shape:
+        if not _is_weight(p) or jnp.iscomplexobj(p) or p.shape != shape:
             raise refuse(
                 f"a prior with {getattr(p, 'dtype', type(p).__name__)} of shape {np.shape(p)}",
                 f"floating numbers of shape {shape} there",

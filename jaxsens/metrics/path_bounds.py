@@ -20,8 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxsens.checks import check_at_least, check_choice, check_examples, is_concrete, refuse
-from jaxsens.metrics._batching import check_floating, map_examples
+from jaxsens.checks import (
+    carry_nan,
+    check_at_least,
+    check_choice,
+    check_examples,
+    check_real,
+    is_concrete,
+    refuse,
+)
+from jaxsens.metrics._batching import check_floating, map_examples, wide
 from jaxsens.metrics.activations import check_pattern, check_perceptron
 
 __all__ = [
@@ -68,7 +76,7 @@ def log_tangent_norm_bound(
             "leave input_dim out, or pass (in, out) matrices",
         )
     largest = jnp.sort(jnp.stack([jnp.max(jnp.abs(w)) for w in weights]))
-    return log_path_factor(weights) + 2 * jnp.sum(jnp.log(largest[1:]))
+    return carry_nan(log_path_factor(weights) + 2 * jnp.sum(jnp.log(largest[1:])), weights)
 
 
 def log_active_path_bound(
@@ -130,7 +138,7 @@ def log_active_path_bound(
     else:
         paths = 2 * log_normal_absolute_moment(mean, std, hidden) - 2 * depth * math.log(depth)
     entries = math.log(num_params) + math.log(input_dim) + 2 * math.log(num_outputs)
-    return entries + paths + log_power(w_max, 2 * hidden)
+    return carry_nan(entries + paths + log_power(w_max, 2 * hidden), w_max)
 
 
 def log_psi_star(depth: int, mean: Number, std: Number) -> Float[Array, "..."]:
@@ -192,7 +200,10 @@ def log_region_bound(
         check_log_probabilities(log_probabilities, num_patterns)
         shares = log_probabilities
     largest = largest_active_weights(weights, patterns)
-    return log_path_factor(weights) + jax.nn.logsumexp(log_power(largest, 2 * (len(weights) - 1)) + shares)
+    logs = log_power(largest, 2 * (len(weights) - 1)) + shares
+    # -inf is the logarithm of a probability of 0.
+    finite = jnp.where(jnp.asarray(shares) == -jnp.inf, 0, shares)
+    return carry_nan(log_path_factor(weights) + jax.nn.logsumexp(logs), weights, finite)
 
 
 def log_normal_absolute_moment(mean: Number, std: Number, power: int) -> Float[Array, "..."]:
@@ -216,9 +227,11 @@ def log_normal_absolute_moment(mean: Number, std: Number, power: int) -> Float[A
     """
     check_at_least("power", power, 0)
     check_nonnegative("std", std)
+    check_real("mean", mean)
     if is_concrete(mean) and not np.all(np.isfinite(mean)):
         raise refuse(f"mean={mean}", "a finite mean", "drop members that diverged")
-    a, s = jnp.broadcast_arrays(jnp.abs(jnp.asarray(mean) * 1.0), jnp.asarray(std) * 1.0)
+    # No narrower than float32: a logarithm of a large moment has digits before the point.
+    a, s = jnp.broadcast_arrays(jnp.abs(jnp.asarray(wide(mean)) * 1.0), jnp.asarray(wide(std)) * 1.0)
     log_a, log_s = jnp.log(a), jnp.log(s)
 
     def step(i: Any, moments: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -227,7 +240,7 @@ def log_normal_absolute_moment(mean: Number, std: Number, power: int) -> Float[A
         return current, jnp.logaddexp(log_a + current, factor + 2 * log_s + last)
 
     start = signed_start(a, s) if power % 2 else (jnp.zeros_like(log_a), log_a)
-    return jax.lax.fori_loop(0, power, step, start)[0]
+    return carry_nan(jax.lax.fori_loop(0, power, step, start)[0], mean, std)
 
 
 def signed_start(a: Float[Array, "..."], s: Float[Array, "..."]) -> tuple[Array, Array]:
@@ -246,7 +259,7 @@ def log_path_factor(weights: Sequence[Array]) -> float:
 
 def log_power(base: Number, exponent: int) -> Array:
     """log(base^exponent), 0 for exponent 0 whatever the base."""
-    base = jnp.asarray(base) * 1.0
+    base = jnp.asarray(wide(base)) * 1.0
     return exponent * jnp.log(base) if exponent else jnp.zeros_like(base)
 
 
@@ -273,6 +286,7 @@ def largest_active_weights(weights: Sequence[Array], patterns: Bool[Array, "n N"
 
 def check_nonnegative(name: str, value: Any) -> None:
     """Refuses a number that is not finite or below 0 (concrete values only)."""
+    check_real(name, value)
     if is_concrete(value) and not (np.all(np.isfinite(value)) and np.all(np.asarray(value) >= 0)):
         raise refuse(f"{name}={value}", f"a finite {name} >= 0", f"pass {name} itself, not its logarithm")
 

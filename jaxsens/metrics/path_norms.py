@@ -29,7 +29,7 @@ from jax import Array
 from jax.extend import core
 from jaxtyping import Float
 
-from jaxsens.checks import check_choice, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_choice, is_concrete, refuse
 from jaxsens.metrics._batching import bind
 from jaxsens.metrics._trace import Kind, Operation, Trace, Untraceable, evaluate, trace
 from jaxsens.metrics.norms import FORMS, LogMargin, check_log_margin, per_margin
@@ -130,7 +130,7 @@ def log_path_norm(
             "path norms are of such networks (D section 2.2); pass the model in evaluation mode, or take "
             "log_l2_norm of its weights",
         ) from error
-    return per_margin((2 if p == 1 else 1) * log_sum, log_margin)
+    return per_margin(carry_nan((2 if p == 1 else 1) * log_sum, params), log_margin)
 
 
 class _Model(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsens.checks import check_at_least, check_key, check_positive, is_concrete, refuse
+from jaxsens.metrics._norms import standard_error
 from jaxsens.metrics.pac_bayes import as_scale, check_scalar, check_scale, floating_leaves, kl_divergence
 from jaxsens.types import Estimate, Params, PRNGKey
 
@@ -312,7 +313,7 @@ def _estimate(
     for w in weights:
         usable &= True if is_concrete(w) else jnp.all(jnp.isfinite(w))
     rounding = jnp.finfo(lows.dtype).eps * jnp.mean(jnp.abs(lows))
-    stderr = jnp.hypot(jnp.std(samples, axis=-1, ddof=1) / samples.shape[-1] ** 0.5, rounding)
+    stderr = jnp.hypot(standard_error(samples), rounding)
     return Estimate(jnp.where(usable, value, jnp.nan), jnp.where(usable, stderr, jnp.nan))
 
 

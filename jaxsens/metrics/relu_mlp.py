@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxsens.checks import check_choice
+from jaxsens.checks import carry_nan, check_choice
 from jaxsens.metrics._batching import map_examples
+from jaxsens.metrics._norms import frobenius_norm
 from jaxsens.metrics._site_norms import right_factor
 from jaxsens.metrics.activations import check_inputs, check_perceptron, mlp_preactivations
 
@@ -44,6 +45,7 @@ def relu_mlp_tangent_sensitivity(
 
     Returns:
         n squared norms, in the dtype of `xs`. A unit of exactly 0 counts as inactive, as in `jax.nn.relu`.
+        NaN for an example whose preactivations overflow.
 
     Raises:
         InputError: for shapes that do not chain, no examples, another dtype than float32 or float64, a NaN
@@ -61,18 +63,21 @@ def relu_mlp_tangent_sensitivity(
     seeds = jnp.sum(identity, axis=0, keepdims=True) if outputs == "sum" else identity
 
     def norm(x: Array) -> Array:
-        active = [h[0] > 0 for h in mlp_preactivations(weights, biases, x[None])]
-        # |J_0|^2 ... |J_{k-1}|^2, forward, and |B_k|^2 ... |B_1|^2, backward.
-        forward, tangent = [jnp.asarray(x.size, xs.dtype)], factor
+        preactivations = [h[0] for h in mlp_preactivations(weights, biases, x[None])]
+        active = [h > 0 for h in preactivations]
+        # |J_0| ... |J_{k-1}|, forward, and |B_k| ... |B_1|, backward: their squares may leave the range.
+        forward, tangent = [jnp.asarray(x.size**0.5, xs.dtype)], factor
         for layer, on in enumerate(active):
             if layer:
                 tangent = jnp.matmul(tangent, weights[layer], precision=_HIGHEST)
             tangent = jnp.where(on, tangent, 0)
-            forward.append(jnp.sum(tangent**2))
-        backward, cotangent = [jnp.sum(seeds**2)], seeds
+            forward.append(frobenius_norm(tangent))
+        backward, cotangent = [frobenius_norm(seeds)], seeds
         for weight, on in zip(weights[:0:-1], active[::-1], strict=True):
             cotangent = jnp.where(on, jnp.matmul(cotangent, weight.T, precision=_HIGHEST), 0)
-            backward.append(jnp.sum(cotangent**2))
-        return jnp.sum(jnp.stack(forward) * jnp.stack(backward[::-1]))
+            backward.append(frobenius_norm(cotangent))
+        norms = jnp.stack(forward) * jnp.stack(backward[::-1])
+        in_range = jnp.all(jnp.isfinite(jnp.concatenate([jnp.zeros(1, xs.dtype), *preactivations])))
+        return jnp.where(in_range, jnp.sum(norms**2), jnp.nan)
 
-    return map_examples(norm, xs, batch_size)
+    return carry_nan(map_examples(norm, xs, batch_size), weights, biases, examples=xs)

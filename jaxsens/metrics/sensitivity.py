@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsens.checks import (
+    carry_nan,
     check_at_least,
     check_choice,
     check_finite,
@@ -17,8 +18,9 @@ from jaxsens.checks import (
     refuse,
 )
 from jaxsens.metrics._batching import bind, check_floating, map_examples, map_examples_unrolled
-from jaxsens.metrics._norms import safe_sqrt
+from jaxsens.metrics._norms import frobenius_norm
 from jaxsens.metrics.jacobian import pull_back
+from jaxsens.metrics.pac_bayes import as_scale
 from jaxsens.types import Estimate, Function, Params, PRNGKey
 
 __all__ = ["linearized_output_sensitivity", "output_noise", "output_sensitivity", "sensitivity_of_noise"]
@@ -62,7 +64,8 @@ def output_sensitivity(
 
     Returns:
         S and its standard error, scalars in the dtype of `xs`. The error is that of `xs` as a sample from a
-        larger population, see `sensitivity_of_noise`.
+        larger population, see `sensitivity_of_noise`. NaN where arguments are traced and would be refused
+        for their values.
 
     Raises:
         InputError: for no examples, a single example with a single draw, another dtype, an f whose output is
@@ -101,7 +104,7 @@ def output_noise(
     check_at_least("num_draws", num_draws, 1)
     model, _ = bind(f, params, xs)
     check_resolved(noise_std, xs)
-    sigma = jnp.asarray(noise_std, xs.dtype)
+    sigma = as_scale(noise_std, xs.dtype)
     clean = map_examples(model, xs, batch_size)
 
     def noise_of_draw(draw: Array) -> Array:
@@ -113,7 +116,12 @@ def output_noise(
 
         return map_examples(perturbed, (jnp.arange(xs.shape[0]), xs), batch_size) - clean
 
-    return jax.lax.map(noise_of_draw, jnp.arange(num_draws))
+    noise = jax.lax.map(noise_of_draw, jnp.arange(num_draws))
+    if not (is_concrete(noise_std) and is_concrete(xs)):
+        # What `check_resolved` could not look at.
+        least = 100 * float(jnp.finfo(xs.dtype).eps) * jnp.max(jnp.abs(xs))
+        noise = jnp.where(sigma >= least, noise, jnp.nan)
+    return carry_nan(noise, params, xs)
 
 
 def sensitivity_of_noise(output_noise: Float[Array, "draws n K"], *, average: str = "mean") -> Estimate:
@@ -154,7 +162,8 @@ def sensitivity_of_noise(output_noise: Float[Array, "draws n K"], *, average: st
     squares = jnp.mean((e - jnp.mean(e, axis=(0, 1))) ** 2, axis=-1)
     v = jnp.mean(squares)
     psi = (jnp.mean(squares, axis=0) if n > 1 else squares[:, 0]) - v
-    return Estimate(v, safe_sqrt(jnp.sum(psi**2) / (psi.size * (psi.size - 1))))
+    # Not the root of a sum of squares, which are S^2 and underflow long before S does.
+    return Estimate(v, frobenius_norm(psi) / (psi.size * (psi.size - 1)) ** 0.5)
 
 
 def linearized_output_sensitivity(
@@ -184,13 +193,13 @@ def linearized_output_sensitivity(
     model, num_outputs = bind(f, params, xs)
     # K times the channel map: all ones for "mean", and whole numbers throughout, exact in a narrow dtype.
     cotangents = CHANNELS[average](num_outputs * jnp.eye(num_outputs)).T
-    sigma = jnp.asarray(noise_std, xs.dtype) / num_outputs
+    sigma = as_scale(noise_std, xs.dtype) / num_outputs
 
     def variance(x: Array) -> Array:
         _, rows = pull_back(model, x, cotangents)
         return jnp.mean(jnp.sum((sigma * rows) ** 2, axis=-1))
 
-    return jnp.mean(map_examples_unrolled(variance, xs, batch_size))
+    return carry_nan(jnp.mean(map_examples_unrolled(variance, xs, batch_size)), params, xs)
 
 
 def check_noise_std(noise_std: float | int | Array) -> None:
@@ -208,7 +217,7 @@ def check_resolved(noise_std: float | int | Array, xs: Array | np.ndarray) -> No
         return
     # NumPy, because inside a trace jax.numpy would trace even a concrete array.
     largest = float(np.abs(np.asarray(xs)).max())
-    least = 100 * float(jnp.finfo(xs.dtype).eps) * largest
+    least = 100 * float(jnp.finfo(jax.dtypes.canonicalize_dtype(xs.dtype)).eps) * largest
     if float(noise_std) < least:
         raise refuse(
             f"noise_std={noise_std} for {xs.dtype} inputs as large as {largest}",

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jaxsens.checks import check_at_least, check_positive, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_at_least, check_positive, is_concrete, refuse
 from jaxsens.metrics.activations import check_inputs, check_perceptron, mlp_preactivations
 from jaxsens.metrics.path_bounds import check_nonnegative
 
@@ -144,6 +144,7 @@ def interaction_condition(
     # One at a time: vmap would hold all layers once more for each example.
     logs = jax.lax.map(log_ratios, (xs.reshape(xs.shape[0], -1), active))
     logs = jnp.where(in_range[:, None], logs, jnp.nan)
+    logs = carry_nan(logs, weights, biases, examples=xs)
     return Interactions(jnp.exp(logs), jnp.exp(-jnp.max(logs, axis=1)))
 
 
@@ -189,10 +190,11 @@ def flip_condition(
         return counts.astype(z.dtype) / width, constant
 
     share, constant = zip(*map(layer, preactivations), strict=True)
-    return Flips(
+    flips = Flips(
         jnp.where(in_range[:, None], jnp.stack(share, axis=1), jnp.nan),
         jnp.where(in_range, jnp.stack(constant, axis=1), jnp.nan),
     )
+    return carry_nan(flips, weights, biases, deltas, examples=xs)
 
 
 def spike_condition(
@@ -220,7 +222,8 @@ def spike_condition(
 
     outputs = jnp.ones((xs.shape[0], weights[-1].shape[1]), bool)
     constants = map(constant, weights, (*active, outputs))
-    return jnp.where(in_range[:, None], jnp.stack(list(constants), axis=1), jnp.nan)
+    constants = jnp.where(in_range[:, None], jnp.stack(list(constants), axis=1), jnp.nan)
+    return carry_nan(constants, weights, biases, examples=xs)
 
 
 def unit_norm_ratios(weights: Sequence[Float[Array, "_ _"]]) -> tuple[Float[Array, " _"], ...]:
@@ -299,7 +302,7 @@ def bounded_sharpness_rhs(
     check_at_least("num_examples", num_examples, 1)
     if is_concrete(delta) and np.asarray(delta) >= 1:
         raise refuse(f"delta={delta}", "a probability below 1", "pass the chance of failure, such as 0.05")
-    norms, mu = frobenius_norms(weights), jnp.minimum(mu, 1)
+    given_mu, norms, mu = mu, frobenius_norms(weights), jnp.minimum(mu, 1)
     sigmas = jnp.asarray(sigmas, norms.dtype)
     gammas = sigmas / norms * root_sizes(weights) / mu / mu
     c_deltas = flip_scales(weights, deltas)
@@ -309,7 +312,9 @@ def bounded_sharpness_rhs(
     growth = jnp.expm1(jnp.sum(jnp.log1p(gammas))) + jnp.where(flips == 0, 0, spread * jnp.expm1(flips))
     sharpness = jnp.where(growth == jnp.inf, jnp.inf, growth * (lipschitz * mean_output_norm))
     complexity = jnp.sqrt((jnp.sum((norms / sigmas) ** 2) - jnp.log(delta)) / num_examples)
-    return BoundedSharpness(sharpness, complexity, sharpness + complexity)
+    bound = BoundedSharpness(sharpness, complexity, sharpness + complexity)
+    numbers = (sigmas, given_mu, c2, c3, lipschitz, mean_output_norm, delta, deltas)
+    return carry_nan(bound, weights, numbers)
 
 
 def balanced_sigmas(
@@ -337,8 +342,11 @@ def balanced_sigmas(
                 "two units or more: ln 1 = 0, and no sigma_i balances",
                 "choose sigmas yourself",
             )
-    norms, mu = frobenius_norms(weights), jnp.minimum(mu, 1)
-    return sigma / len(weights) / flip_scales(weights, deltas) * mu * mu * norms / root_sizes(weights)
+    norms, least = frobenius_norms(weights), jnp.minimum(mu, 1)
+    # The norms before mu, which is at most 1: nothing underflows that does not in the end.
+    shares = sigma / len(weights) / flip_scales(weights, deltas) * norms
+    sigmas = shares * least * least / root_sizes(weights)
+    return carry_nan(sigmas, weights, sigma, mu, deltas)
 
 
 def log_relative_norms(x: Float[Array, " h"], layers: Sequence[Float[Array, "_ _"]]) -> Float[Array, "e e"]:

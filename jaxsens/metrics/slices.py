@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, Int32, Integer
 
 from jaxsens.checks import check_at_least, check_choice, check_finite, is_concrete, refuse
+from jaxsens.metrics._norms import frobenius_norm
 from jaxsens.metrics.activations import check_perceptron
 from jaxsens.metrics.trajectories import check_points
 from jaxsens.types import PIECEWISE_LINEAR
@@ -46,7 +47,7 @@ def plane(a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, 
 
     Raises InputError for points of different shapes or without entries, a dtype other than float32 or
     float64, a NaN or infinity, or points on a line: c nearer to the line through a and b than sqrt(eps) times
-    |c - a|, where rounding would choose v.
+    |c - a|, where rounding would choose v. Under `jit` v is NaN there.
     """
     check_points(a=a, b=b, c=c)
     u, base = normalised(b - a)
@@ -55,14 +56,17 @@ def plane(a: Float[Array, "*shape"], b: Float[Array, "*shape"], c: Float[Array, 
     away = side - along * u
     # Once more: what rounding left of u in a short remainder is large next to it.
     v, height = normalised(away - jnp.sum(away * u) * u)
+    least = math.sqrt(float(jnp.finfo(a.dtype).eps)) * frobenius_norm(side)
+    spans = (base > 0) & (height > least)
     if is_concrete(height):
-        least = math.sqrt(float(jnp.finfo(a.dtype).eps)) * float(jnp.sqrt(jnp.sum(side**2)))
-        if not (base > 0 and height > least):
+        if not spans:
             raise refuse(
                 f"points on a line: sides of {float(base):g} and {float(along):g}, height {float(height):g}",
                 "three corners of a triangle",
                 "choose another third point",
             )
+    else:
+        v = jnp.where(spans, v, jnp.nan)
     zero = jnp.zeros_like(base)
     coordinates = jnp.stack([jnp.stack(pair) for pair in ((zero, zero), (base, zero), (along, height))])
     return Plane(a, u, v, coordinates)
@@ -82,10 +86,12 @@ def plane_points(
         resolution: pixels along each side.
 
     Raises:
-        InputError: for an extent that is not four finite rising numbers, or a resolution below 1.
+        InputError: for an extent that is not four finite rising numbers, a resolution below 1, or a plane
+            that `plane` would not make: of several shapes, another dtype, with a NaN or infinity.
     """
     left, right, bottom, top = check_extent(extent)
     check_at_least("resolution", resolution, 1)
+    check_points(origin=plane.origin, u=plane.u, v=plane.v)
     centres = (np.arange(resolution) + 0.5) / resolution
     trailing = [1] * plane.origin.ndim
 
@@ -238,8 +244,11 @@ def evaluate(maps: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def normalised(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, ""]]:
     """x over its l2 norm, and that norm."""
-    norm = jnp.sqrt(jnp.sum(x**2))
-    return x / jnp.where(norm > 0, norm, 1), norm
+    norm = frobenius_norm(x)
+    # Twice: a norm below the normal numbers has few digits.
+    scaled = x / jnp.where(norm == 0, 1, norm)
+    length = frobenius_norm(scaled)
+    return scaled / jnp.where(length == 0, 1, length), norm
 
 
 def check_plane(weights: Sequence[Any], plane: Plane) -> None:

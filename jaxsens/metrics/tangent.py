@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from jaxsens.checks import check_at_least, check_choice, check_key, is_concrete, refuse
+from jaxsens.checks import carry_nan, check_at_least, check_choice, check_key, is_concrete, refuse
 from jaxsens.metrics._batching import bind
+from jaxsens.metrics._norms import standard_error
 from jaxsens.metrics._streamed import derivative_squares, streamed_norms, sum_of_squares
 from jaxsens.metrics._structured import Plan, make_plan, structured_norms
 from jaxsens.metrics._trace import Untraceable, trace
@@ -63,7 +64,8 @@ def tangent_sample_sensitivity(
     """
     check_choice("outputs", outputs, OUTPUTS)
     model = _open(f, params, x[None])
-    return model.rebuild(jax.jacfwd(model.gradient(outputs), argnums=1)(model.leaves, x), None)
+    derivative = jax.jacfwd(model.gradient(outputs), argnums=1)(model.leaves, x)
+    return model.rebuild(carry_nan(derivative, params, x), None)
 
 
 def tangent_sensitivity(
@@ -134,21 +136,24 @@ def tangent_sensitivity(
         size = max(1, _HELD_NUMBERS // max(1, plan.derivative_size * len(cotangents)))
         if not plan.has_convolutions or not is_concrete(xs):
             size = len(xs)
-        return jnp.concatenate([run(model.leaves, xs[i : i + size]) for i in range(0, len(xs), size)])
+        parts = [run(model.leaves, xs[i : i + size]) for i in range(0, len(xs), size)]
+        return carry_nan(jnp.concatenate(parts), params, examples=xs)
     gradient, shape = model.gradient(outputs), xs.shape[1:]
     if method == "dense":
-        return jax.lax.map(
+        norms = jax.lax.map(
             lambda x: sum_of_squares(jax.jacfwd(gradient, argnums=1)(model.leaves, x), x.dtype), xs
         )
+        return carry_nan(norms, params, examples=xs)
     if method == "streamed":
-        return streamed_norms(gradient, model.leaves, xs, chunk_size)
+        return carry_nan(streamed_norms(gradient, model.leaves, xs, chunk_size), params, examples=xs)
 
     def probe(key: Array, indices: Array) -> Array:
         return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, xs.dtype))(indices)
 
     keys = jax.random.split(key, len(xs))
     squares = derivative_squares(gradient, model.leaves, xs, keys, probe, num_probes, chunk_size=chunk_size)
-    return Estimate(jnp.mean(squares, axis=1), jnp.std(squares, axis=1, ddof=1) / num_probes**0.5)
+    squares = carry_nan(squares, params, examples=xs)
+    return Estimate(jnp.mean(squares, axis=1), standard_error(squares))
 
 
 def mean_tangent_sensitivity(
@@ -177,7 +182,8 @@ def mean_tangent_sensitivity(
         gradients = jax.vmap(lambda x: gradient(leaves, x + shift))(xs)
         return [jnp.mean(g, axis=0) for g in gradients]
 
-    return streamed_norms(mean_gradient, model.leaves, jnp.zeros_like(xs[:1]), chunk_size)[0]
+    norms = streamed_norms(mean_gradient, model.leaves, jnp.zeros_like(xs[:1]), chunk_size)
+    return carry_nan(norms[0], params, xs)
 
 
 def tangent_method(f: Function, params: Params, x: Float[Array, "*shape"]) -> TangentMethod:

@@ -6,7 +6,8 @@ The activation is positive homogeneous, a(p) = alpha p above 0 and beta p below 
 and beta = 0. Second moments sigma^2 are of one entry: of a weight, a bias, the input or its noise.
 
 Arguments are Python numbers or arrays. With Python numbers the result is a Python number of double precision;
-float32 arrays of moments overflow to infinity in deep networks, as the sensitivity itself does.
+float32 arrays of moments overflow to infinity in deep networks, as the sensitivity itself does, and products
+of small ones underflow to 0.
 """
 
 import math
@@ -17,7 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsens.checks import check_at_least, check_choice, check_positive, is_concrete, refuse
+from jaxsens.checks import (
+    carry_nan,
+    check_at_least,
+    check_choice,
+    check_positive,
+    check_real,
+    is_concrete,
+    refuse,
+)
+from jaxsens.metrics._batching import wide
 from jaxsens.metrics.bias_variance import check_stack
 
 __all__ = [
@@ -56,7 +66,12 @@ def predicted_logit_variance(
     check_moment("input_second_moment", input_second_moment)
     check_moment("bias_term", bias_term)
     check_positive("noise_std", noise_std)
-    return sensitivity * input_second_moment / noise_std**2 + bias_term
+    sensitivity, input_second_moment, noise_std, bias_term = map(
+        wide, (sensitivity, input_second_moment, noise_std, bias_term)
+    )
+    # The roots, and their ratio, are in range wherever the variance is.
+    root = sensitivity**0.5 * input_second_moment**0.5 / noise_std
+    return carry_nan(root * root + bias_term, sensitivity, input_second_moment, noise_std)
 
 
 def predicted_variance(
@@ -134,7 +149,9 @@ def bias_term(
     """
     check_choice("variant", variant, BIAS_TERMS)
     check_layers(widths, num_outputs, {"weight_moments": weight_moments, "bias_moments": bias_moments})
-    return BIAS_TERMS[variant](weight_moments, bias_moments, widths, half_slopes(alpha, beta)) / num_outputs
+    weight_moments, bias_moments = [*map(wide, weight_moments)], [*map(wide, bias_moments)]
+    total = BIAS_TERMS[variant](weight_moments, bias_moments, widths, half_slopes(alpha, beta))
+    return carry_nan(total / num_outputs, weight_moments, bias_moments, alpha, beta)
 
 
 def mlp_sensitivity_at_init(
@@ -173,8 +190,10 @@ def mlp_sensitivity_at_init(
     check_at_least("input_dim", input_dim, 1)
     check_positive("noise_std", noise_std)
     check_layers(widths, num_outputs, {"weight_moments": moments})
+    moments, noise_std = [*map(wide, moments)], wide(noise_std)
     gains = layer_gains(moments, widths, half_slopes(alpha, beta))
-    return input_dim / num_outputs * noise_std**2 * moments[0] * math.prod(gains)
+    first = input_dim / num_outputs * noise_std * noise_std * moments[0]
+    return carry_nan(first * math.prod(gains), noise_std, moments, alpha, beta)
 
 
 def logit_variance(outputs: Float[Array, "members n K"], *, unbiased: bool = False) -> Float[Array, ""]:
@@ -197,7 +216,9 @@ def logit_variance(outputs: Float[Array, "members n K"], *, unbiased: bool = Fal
 
 def half_slopes(alpha: Number, beta: Number) -> Number:
     """E[a(p)^2] / E[p^2] = (alpha^2 + beta^2) / 2 for a symmetric p."""
-    return (alpha**2 + beta**2) / 2
+    alpha, beta = wide(alpha), wide(beta)
+    # Not alpha**2, with which Python's floats raise an error where they overflow.
+    return (alpha * alpha + beta * beta) / 2
 
 
 def layer_gains(weight_moments: Any, widths: Sequence[int], c: Number) -> list[Number]:
@@ -222,6 +243,7 @@ BIAS_TERMS = {"derivation": derived_bias_sum, "as_printed": printed_bias_sum}
 
 def check_moment(name: str, value: Number) -> None:
     """Refuses a second moment that is negative or not finite (concrete values only)."""
+    check_real(name, value)
     if is_concrete(value) and not (np.all(np.isfinite(value)) and np.all(np.asarray(value) >= 0)):
         raise refuse(
             f"{name}={value}", f"a finite {name} >= 0", "pass a mean square; drop members that diverged"
@@ -234,6 +256,8 @@ def check_layers(widths: Sequence[int], num_outputs: int, moments: dict[str, Any
     for i, width in enumerate(widths):
         check_at_least(f"widths[{i}]", width, 1)
     for name, values in moments.items():
+        if np.ndim(values) == 0:
+            raise refuse(f"{name}={values}", "one moment per layer", "pass a list of them")
         if len(values) != len(widths) + 1:
             raise refuse(
                 f"{len(values)} {name} for {len(widths)} widths",

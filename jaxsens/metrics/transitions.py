@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8, Int32, Integer
 
-from jaxsens.checks import check_choice, refuse
+from jaxsens.checks import carry_nan, check_choice, is_concrete, refuse
 from jaxsens.metrics.activations import check_preactivations
 from jaxsens.types import PIECEWISE_LINEAR
 
@@ -31,7 +31,8 @@ def activation_codes(
         activation: a name in `PIECEWISE_LINEAR`.
 
     Returns:
-        int8 codes, all N = H_1 + ... + H_L hidden units in one row.
+        int8 codes, all N = H_1 + ... + H_L hidden units in one row; -1 under `jit` where an example's
+        preactivations are not finite.
 
     Raises:
         InputError: for no hidden layer, no examples, layers of other than one n, another dtype than float32
@@ -41,7 +42,8 @@ def activation_codes(
     check_preactivations(preactivations)
     slope, shift, low, high = PIECEWISE_LINEAR[activation]
     y = slope * jnp.concatenate(preactivations, axis=1) + shift
-    return (y > low).astype(jnp.int8) + (y >= high).astype(jnp.int8)
+    codes = (y > low).astype(jnp.int8) + (y >= high).astype(jnp.int8)
+    return carry_nan(codes, examples=preactivations)
 
 
 def transition_count(codes: Integer[Array, "k N"], *, closed: bool = True) -> Int32[Array, ""]:
@@ -51,22 +53,28 @@ def transition_count(codes: Integer[Array, "k N"], *, closed: bool = True) -> In
     crossed (`count_crossings`), and rises to it as the points get denser.
 
     Args:
-        codes: one row per point, of whole numbers, such as `activation_codes` makes. For many trajectories
-            (n, k, N), take `vmap`.
+        codes: one row per point, of whole numbers >= 0, such as `activation_codes` makes. For many
+            trajectories (n, k, N), take `vmap`.
         closed: whether the last point is followed by the first; with k = 2 that counts each change twice.
 
     Returns:
-        An int32 scalar, exact below 2^31: codes 0 to 2 allow k N up to 2^30.
+        An int32 scalar. Under `jit` it is -1 for codes that would be refused for their values.
 
     Raises:
-        InputError: for another rank than 2, fewer than 2 points, no units, or a dtype that is no integer.
+        InputError: for another rank than 2, fewer than 2 points, no units, a dtype that is no integer, a code
+            below 0, or largest codes c with k N c >= 2^31, whose count might not fit.
     """
     check_codes(codes)
     # Unsigned or narrow codes would wrap around in the difference.
     wide = codes.astype(jnp.int32)
     following = jnp.roll(wide, -1, axis=0)
     changes = jnp.abs(wide - following)
-    return jnp.sum(changes if closed else changes[:-1], dtype=jnp.int32)
+    count = jnp.sum(changes if closed else changes[:-1], dtype=jnp.int32)
+    if is_concrete(codes):
+        return count
+    # Unsigned codes from 2^31 on are negative here.
+    in_range = (wide.min() >= 0) & (wide.max() <= (2**31 - 1) // wide.size)
+    return jnp.where(in_range, count, -1)
 
 
 def check_codes(codes: Any) -> None:
@@ -83,3 +91,11 @@ def check_codes(codes: Any) -> None:
             "integers",
             "make them with activation_codes, or cast booleans to int8",
         )
+    if is_concrete(codes):
+        lowest, highest = int(np.asarray(codes).min()), int(np.asarray(codes).max())
+        if lowest < 0 or highest * codes.size >= 2**31:
+            raise refuse(
+                f"codes from {lowest} to {highest} of shape {codes.shape}",
+                "codes >= 0 whose changes can be counted in 32 bits",
+                "make them with activation_codes, and split a longer trajectory",
+            )

@@ -113,14 +113,25 @@ def paired_interval(
 
 
 def value_interval(
-    rows: Sequence[Row], value: Callable[[Row], float | None], label: str
+    rows: Sequence[Row],
+    value: Callable[[Row], float | None],
+    label: str,
+    *,
+    shared: Callable[[Row], float | None] | None = None,
 ) -> IntervalRow | None:
-    """The mean over networks with Student's interval; None where none has a value."""
-    values = [found for found in map(value, rows) if found is not None]
-    if not values:
+    """The mean over networks with Student's interval; None where none has a value.
+
+    `shared` gives a standard error that all networks have in common, such as that of their test images: 1.96
+    times its mean joins the half-width in squares.
+    """
+    known = [(row, found) for row in rows if (found := value(row)) is not None]
+    if not known:
         return None
-    found = stats.mean_interval(values)
-    return IntervalRow(label, found.value, found.low, found.high, len(values))
+    found = stats.mean_interval([found for _, found in known])
+    if shared is None:
+        return IntervalRow(label, found.value, found.low, found.high, len(known))
+    half = np.hypot(found.high - found.value, 1.96 * np.mean([shared(row) for row, _ in known]))
+    return IntervalRow(label, found.value, float(found.value - half), float(found.value + half), len(known))
 
 
 def mean_curve(rows: Sequence[Row], column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -32,6 +32,7 @@ from jaxsens.sweep.presets import (
     TANGENT_QUICK,
     true_and_random,
 )
+from jaxsens.sweep.processes import join_processes, run_in_processes
 from jaxsens.sweep.robustness import RAY_RADII, TRAJECTORY_KINDS
 from jaxsens.sweep.run import Diverged, Watcher, run_cell, run_sweep
 from jaxsens.sweep.slices import SLICE_KINDS
@@ -75,8 +76,10 @@ __all__ = [
     "Shard",
     "SweepConfig",
     "Watcher",
+    "join_processes",
     "loss_estimates",
     "run_cell",
+    "run_in_processes",
     "run_sweep",
     "select_cells",
     "true_and_random",

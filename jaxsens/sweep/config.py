@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxsens.checks import check_at_least, refuse
+from jaxsens.checks import check_at_least, check_positive, refuse
 from jaxsens.sweep.cells import Shard
 from jaxsens.train import default_member_axis, device_mesh
 
@@ -22,7 +22,9 @@ class SweepConfig:
     so that another measurement trains nothing; `resume=False` computes finished cells anew; `checkpoint` also
     keeps cells half-way. Up to `together` members, of cells that differ in hyper-parameters alone, train as
     one program, which keeps nothing half-way. `scheduler` is the address of a Dask cluster that computes the
-    cells; `num_devices` and `member_axis` are then those of each worker, and nothing is kept half-way.
+    cells; `num_devices`, `member_axis` and `max_memory` are then those of each worker, and nothing is kept
+    half-way. Members train in parts where together they would need more than `max_memory` GB (1e9 bytes) of a
+    device (default: most of what it has).
     """
 
     experiment: str
@@ -37,15 +39,23 @@ class SweepConfig:
     shard: Shard = Shard()
     together: int = 1
     scheduler: str | None = None
+    max_memory: float | int | None = None
 
     def __post_init__(self):
         check_at_least("together", self.together, 1)
+        if self.max_memory is not None:
+            check_positive("max_memory", self.max_memory)
         if self.checkpoint and self.scheduler is not None:
             raise refuse(
                 f"checkpoint=True with the Dask scheduler {self.scheduler}",
                 "one of them: a cluster's workers keep no half-trained cells",
                 "leave out --checkpoint, or run here with --scheduler ''",
             )
+
+    @property
+    def max_bytes(self) -> int | None:
+        """`max_memory` in bytes."""
+        return None if self.max_memory is None else int(self.max_memory * 1e9)
 
     @property
     def cells(self) -> Path:

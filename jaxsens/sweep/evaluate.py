@@ -27,6 +27,7 @@ from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
 from jaxsens.sweep.complexity import ComplexityPrograms, complexity_measures
 from jaxsens.sweep.conditions import ConditionPrograms, compile_conditions, condition_measures
+from jaxsens.sweep.devices import spread
 from jaxsens.sweep.pointwise import pointwise_measures
 from jaxsens.sweep.robustness import (
     RobustnessPrograms,
@@ -37,7 +38,7 @@ from jaxsens.sweep.robustness import (
 from jaxsens.sweep.slices import SLICE_KINDS, slice_measures
 from jaxsens.sweep.tangent import TangentPrograms, compile_tangent, tangent_measures
 from jaxsens.table import Value, numbers_to_text
-from jaxsens.train import LOSSES, Member
+from jaxsens.train import LOSSES, Member, device_mesh
 
 __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
@@ -118,20 +119,30 @@ def evaluate_cell(
     measure: MeasureConfig,
     *,
     loss: str,
+    num_devices: int | None = 1,
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
+
+    Members are measured one after the other on one device; what goes over many examples (outputs, S, Jacobian
+    norms) is spread over `num_devices` (None: all of this host), the same numbers to rounding.
 
     Members that diverged (a training loss, parameter or test output that is not finite) have `diverged=True`,
     no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
     difference of large outputs.
     """
+    mesh = device_mesh(num_devices)
+    device = mesh.devices.flat[0]
+    several = ("predict", "noise", "norms", "linearized")
+    programs = programs._replace(**{name: spread(getattr(programs, name), mesh) for name in several})
     rows, logits = [], []
     for index, seed in enumerate(seeds):
         member = jax.tree.map(lambda leaf, index=index: leaf[index], members)
+        # One of an ensemble on a mesh is on all of its devices, and each would measure it.
+        member = jax.device_put(member._replace(optimizer=(), key=(), hyper=None), device)
         row = {"epochs": int(member.epoch), "diverged": True}
         if not member.diverged and all_finite((member.params, member.state)):
             with jax.default_matmul_precision("highest"):
-                start = Start(*initial(jax.random.key(seed)))
+                start = jax.device_put(Start(*initial(jax.random.key(seed))), device)
                 values, outputs = evaluate_member(programs, start, member, seed, data, measure, loss)
             if all_finite(outputs):
                 row |= values | {"diverged": False}

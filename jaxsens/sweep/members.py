@@ -15,6 +15,7 @@ from jaxsens import data as datasets
 from jaxsens.sweep.cells import Cell
 from jaxsens.sweep.config import SweepConfig
 from jaxsens.sweep.prepare import prepare_training
+from jaxsens.table.files import whole_file
 from jaxsens.train import (
     Member,
     Progress,
@@ -73,6 +74,7 @@ def trained_members(
         jnp.asarray(data.y_train),
         member_axis=config.member_axis,
         num_devices=config.num_devices,
+        max_bytes=config.max_bytes,
         report=report,
         checkpoint=half_way(network) if config.checkpoint and network and not snapshots else None,
         snapshots=snapshots,
@@ -81,7 +83,8 @@ def trained_members(
     # What was spent before a stop is not known.
     seconds = math.nan if resumed else time.monotonic() - began - watched[0]
     if network is not None and keep:
-        save_trained(network, members, seconds=seconds)
+        with whole_file(network) as stream:
+            save_trained(stream, members, seconds=seconds)
     return members, seconds
 
 
@@ -162,6 +165,7 @@ def train_together(
         hyper=jax.tree.map(lambda *leaves: jnp.stack(leaves), *hyper),
         member_axis=config.member_axis,
         num_devices=config.num_devices,
+        max_bytes=config.max_bytes,
         report=report,
     )
     seconds = (time.monotonic() - began) / int(members.epoch.sum())
@@ -171,4 +175,5 @@ def train_together(
         mine = slice(place, place + job.cell.seeds)
         place = mine.stop
         own = jax.tree.map(lambda leaf, mine=mine: leaf[mine], members)
-        save_trained(job.network, own, seconds=seconds * int(own.epoch.sum()))
+        with whole_file(job.network) as stream:
+            save_trained(stream, own, seconds=seconds * int(own.epoch.sum()))

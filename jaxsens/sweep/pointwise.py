@@ -27,6 +27,8 @@ POINT_SCORES = (
 """Scores of a test point; `doubt` is log((1 - p) / p), p the largest probability: the baseline."""
 
 _BINS = 10
+# Narrow enough that what is left of doubt within one ranks nothing: its own AUROC is measured beside.
+_STRATA = 100
 
 
 def pointwise_measures(
@@ -37,8 +39,10 @@ def pointwise_measures(
     measure: MeasureConfig,
     key: Array,
 ) -> dict[str, Value]:
-    """Each score's AUROC for being misclassified, alone and within tenths of doubt, and its curve.
+    """Each score's AUROC for being misclassified, alone and among points of like doubt, and its curve.
 
+    `*_within` is over pairs within one hundredth of the points by doubt, of 5 points at least, that of doubt
+    itself among them.
     `wrong_*` is the share of misclassified points in each tenth of the points by the score, rising. Nothing
     where all points are right, or all wrong, and nothing of a score that overflows.
     """
@@ -49,8 +53,8 @@ def pointwise_measures(
     if wrong.all() or not wrong.any():
         return values
     scores = score_points(programs, member, xs, outputs, key)
-    tenths = quantile_strata(scores["doubt"], _BINS)
-    mixed = any(len(set(wrong[tenths == place])) == 2 for place in range(_BINS))
+    strata = quantile_strata(scores["doubt"], min(_STRATA, count // 5))
+    mixed = any(len(set(wrong[strata == place])) == 2 for place in range(_STRATA))
     for name, score in scores.items():
         if not np.isfinite(score).all():
             continue
@@ -59,8 +63,8 @@ def pointwise_measures(
         bins = quantile_strata(score, _BINS)
         shares = [wrong[bins == place].mean() if (bins == place).any() else np.nan for place in range(_BINS)]
         values[f"wrong_{name}"] = numbers_to_text(np.array(shares))
-        if name != "doubt" and mixed:
-            within = stratified_auroc(score, wrong, tenths)
+        if mixed:
+            within = stratified_auroc(score, wrong, strata)
             values[f"auroc_{name}_within"] = within.value
             values[f"auroc_{name}_within_stderr"] = within.stderr
     for name, kind in (("right", ~wrong), ("wrong", wrong)):

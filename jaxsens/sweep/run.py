@@ -6,10 +6,8 @@ import functools
 import itertools
 import json
 import math
-import shutil
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,33 +20,34 @@ from jaxsens.metrics.sensitivity import check_resolved
 from jaxsens.sweep.cells import Cell
 from jaxsens.sweep.config import SweepConfig, check_numerics, device, prepare_folders
 from jaxsens.sweep.evaluate import evaluate_cell, predicted_at_init
-from jaxsens.sweep.members import Job, batched, half_way, train_together, trained_members
+from jaxsens.sweep.lock import Claims
+from jaxsens.sweep.members import Job, batched, train_together, trained_members
 from jaxsens.sweep.prepare import build_network, prepare_data, prepare_training
 from jaxsens.sweep.programs import shared_initial, shared_measures
-from jaxsens.table import (
-    Table,
-    TableError,
-    concatenate,
-    config_hash,
-    environment,
-    read_metadata,
-    read_rows,
-    to_plain,
-    write_manifest,
-    write_rows,
-    write_table,
+from jaxsens.sweep.store import (
+    Networks,
+    cell_file,
+    network_file,
+    read_finished,
+    write_finished,
+    write_results,
 )
+from jaxsens.table import Table, environment
 from jaxsens.train import Member, Progress
 
-__all__ = ["Diverged", "Watcher", "run_cell", "run_sweep"]
+__all__ = ["Diverged", "Waiting", "Watcher", "run_cell", "run_sweep"]
 
-# Raised when a change of the code changes what a finished cell, or a trained network, would hold.
-_RESULTS_VERSION = 2
-_TRAINING_VERSION = 1
+# Between looks at what other runs hold; and without any change there, before this one gives up.
+_SECONDS_PER_LOOK = 1.0
+_SECONDS_TO_WAIT = 6 * 3600.0
 
 
 class Diverged(UserWarning):
     """Members whose loss stopped being finite; they are in the table and out of the statistics."""
+
+
+class Waiting(UserWarning):
+    """Cells that another run is computing; this one waits for them."""
 
 
 class Watcher:
@@ -79,6 +78,12 @@ def run_sweep(
     The table holds every finished cell of the grid, in the grid's order, whoever finished it; the manifest
     beside it names the missing ones. Finished cells are found by a hash of all that decides their numbers:
     configuration, seeds, data, version. A file that cannot be read is not a result: the cell runs again.
+    Cells that another run on this store is computing come last: this one waits until they are done.
+
+    Raises:
+        InputError: a request that cannot be met, a folder that cannot be written, or cells that another run
+            holds without finishing any for six hours; it is named.
+        OSError: a file that cannot be written; what was finished before stays.
     """
     check_names(grid)
     check_numerics()
@@ -89,8 +94,8 @@ def run_sweep(
         batches = batched([job for job in jobs if job.cell in wanted], config.together)
         batches = batches[config.shard.index :: config.shard.count]
         check_buildable([job for batch in batches for job in batch])
-        with contextlib.closing(Networks(batches, config)) as networks:
-            run(batches, config, networks, watcher or Watcher())
+        with Claims(config.cells) as claims, contextlib.closing(Networks(batches, config)) as networks:
+            run(batches, config, networks, watcher or Watcher(), claims)
     return write_results(jobs, config)
 
 
@@ -112,15 +117,77 @@ def runner(config: SweepConfig) -> Iterator[Callable[..., None]]:
         from jaxsens.sweep.cluster import connected, run_there  # which needs `compute_batch`
 
         with connected(config.scheduler) as client:
-            yield functools.partial(run_there, client=client)
+
+            def run(
+                batches: list[list[Job]],
+                config: SweepConfig,
+                networks: Networks,
+                watcher: Watcher,
+                claims: Claims,
+            ) -> None:
+                for part in in_turn(batches, claims, config, at_once=True):
+                    run_there(part, config, networks, watcher, client=client)
+
+            yield run
+
+
+def in_turn(
+    batches: list[list[Job]], claims: Claims, config: SweepConfig, *, at_once: bool
+) -> Iterator[list[list[Job]]]:
+    """Parts of the batches, each claimed until the next is asked for: those that others hold come last.
+
+    A part is one batch, or, `at_once`, all that no other run holds. What another run has finished is free.
+    """
+    waiting, told, changed = list(batches), None, time.monotonic()
+    while waiting:
+        held: dict[str, list[list[Job]]] = {}
+        for part in [waiting] if at_once else [[batch] for batch in waiting]:
+            free = []
+            for batch in part:
+                holder = claims.take(job.network.name for job in batch)
+                if holder is None or (config.resume and all_finished(batch)):
+                    free.append(batch)
+                else:
+                    held.setdefault(holder, []).append(batch)
+            if free:
+                yield free
+                changed = time.monotonic()
+            claims.release()
+        waiting = [batch for batches in held.values() for batch in batches]
+        holders = "; ".join(
+            f"{', '.join(job.cell.name for batch in batches for job in batch)}: held by {holder}"
+            for holder, batches in held.items()
+        )
+        if holders and time.monotonic() - changed > _SECONDS_TO_WAIT:
+            raise refuse(
+                holders,
+                f"them to finish a cell within {_SECONDS_TO_WAIT / 3600:g} hours",
+                "run the same command again when they have ended: finished cells are kept",
+            )
+        if holders and holders != told:
+            warnings.warn(f"waiting for {holders}", Waiting, stacklevel=3)
+        told = holders
+        if waiting:
+            time.sleep(_SECONDS_PER_LOOK)
+
+
+def all_finished(batch: list[Job]) -> bool:
+    """Whether no cell of it is missing."""
+    return all(read_finished(job) is not None for job in batch)
 
 
 def run_here(
-    batches: list[list[Job]], config: SweepConfig, networks: "Networks", watcher: Watcher, *, ran_on: str
+    batches: list[list[Job]],
+    config: SweepConfig,
+    networks: Networks,
+    watcher: Watcher,
+    claims: Claims,
+    *,
+    ran_on: str,
 ) -> None:
     """Computes one batch after the other, and writes each cell as soon as it is measured."""
     started = itertools.count()
-    for batch in batches:
+    for (batch,) in in_turn(batches, claims, config, at_once=False):
         pending, keep = networks.plan(batch)
         computed = compute_batch(pending, config, keep=keep, report=watcher.cell_trains)
         for job in batch:
@@ -151,52 +218,6 @@ def compute_batch(
         )
 
 
-def write_finished(job: Job, rows: list[dict[str, Any]], ran_on: str) -> None:
-    """Writes the file of a cell, whole or not at all, and removes what was kept of it half-way."""
-    write_rows(Table.from_rows(other_stages(job, rows) + rows), job.file, metadata={"environment": ran_on})
-    shutil.rmtree(half_way(job.network), ignore_errors=True)
-
-
-class Networks:
-    """The files of trained networks: which a batch is to leave, and which go when the sweep has used them."""
-
-    def __init__(self, batches: list[list[Job]], config: SweepConfig) -> None:
-        self.config = config
-        self.uses = Counter(job.network for batch in batches for job in batch)
-        self.temporary: set[Path] = set()
-
-    def plan(self, batch: list[Job]) -> tuple[list[Job], set[Path]]:
-        """The batch's unfinished jobs, and the network files that are kept or that later batches need.
-
-        Files of cells that are to be computed anew are removed.
-        """
-        config = self.config
-        pending = [job for job in batch if not (config.resume and read_finished(job) is not None)]
-        keep = {job.network for job in pending if config.keep_networks or job.network.exists()}
-        for job in pending:
-            if not config.resume and job.network not in self.temporary:
-                job.network.unlink(missing_ok=True)
-                shutil.rmtree(half_way(job.network), ignore_errors=True)
-        # Trained once, measured later in this sweep.
-        here = Counter(job.network for job in batch)
-        later = {job.network for job in pending if self.uses[job.network] > here[job.network]}
-        trained = {job.network for job in pending} if len(pending) > 1 else later
-        self.temporary |= trained - keep
-        return pending, keep | later
-
-    def release(self, batch: list[Job]) -> None:
-        """Counts a batch as done, and removes the files that no other needs."""
-        self.uses.subtract(job.network for job in batch)
-        for network in [network for network in self.temporary if not self.uses[network]]:
-            network.unlink(missing_ok=True)
-            self.temporary.remove(network)
-
-    def close(self) -> None:
-        """Removes the files that are not kept."""
-        for network in self.temporary:
-            network.unlink(missing_ok=True)
-
-
 def make_jobs(grid: Sequence[Cell], config: SweepConfig) -> list[Job]:
     """The grid's jobs in its order; each data set is prepared once."""
     keys = dict.fromkeys(cell.data for cell in grid)
@@ -210,29 +231,6 @@ def make_job(cell: Cell, data: datasets.Dataset, fingerprint: str, config: Sweep
     """A cell with its data, and where its files are."""
     file, network = (where(cell, config, fingerprint) for where in (cell_file, network_file))
     return Job(cell, data, fingerprint, file, network)
-
-
-def write_results(jobs: Sequence[Job], config: SweepConfig) -> Table:
-    """The table of all that is finished, and the manifest; gives the table."""
-    found = [(job, read_finished(job)) for job in jobs]
-    finished = [(job, table) for job, table in found if table is not None]
-    table = concatenate([labelled(table, job.cell, config) for job, table in finished])
-    write_table(table, config.out)
-    each_data = {job.cell.data: job for job in jobs}
-    write_manifest(
-        config.out,
-        {
-            "experiment": config.experiment,
-            "environments": unique([read_metadata(job.file)["environment"] for job, _ in finished]),
-            "cells": {job.cell.name: to_plain(job.cell) for job, _ in finished},
-            "missing_cells": [job.cell.name for job, table in found if table is None],
-            "data": [
-                to_plain(key)["fields"] | data_facts(job.data) | {"sha256": job.fingerprint}
-                for key, job in each_data.items()
-            ],
-        },
-    )
-    return table
 
 
 def run_cell(
@@ -267,7 +265,14 @@ def run_cell(
 
     def measure(snapshot: int | None, members: Member) -> None:
         measured = evaluate_cell(
-            programs, initial, members, seeds, unconfused, cell.measure, loss=cell.train.loss
+            programs,
+            initial,
+            members,
+            seeds,
+            unconfused,
+            cell.measure,
+            loss=cell.train.loss,
+            num_devices=config.num_devices,
         )
         rows.extend(
             {"seed": seed, "snapshot": snapshot} | row for seed, row in zip(seeds, measured, strict=True)
@@ -302,104 +307,9 @@ def warn_diverged(cell: Cell, rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def cell_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
-    """Where the finished cell is kept: found again exactly when nothing that decides its rows changed."""
-    identity = config_hash((_RESULTS_VERSION, _TRAINING_VERSION, cell.physics, cell.seeds, fingerprint))
-    return config.cells / f"{cell.model.full_name}-{identity}.parquet"
-
-
-def network_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
-    """Where the trained members are kept, whatever is measured on them."""
-    identity = config_hash((_TRAINING_VERSION, cell.training, cell.seeds, fingerprint))
-    return config.cells / "networks" / f"{cell.model.full_name}-{identity}.npz"
-
-
-def read_finished(job: Job) -> Table | None:
-    """A finished cell's rows at the end and at its snapshots; None where a part is missing or damaged."""
-    table = read_all(job.file)
-    wanted = {None, *job.cell.measure.snapshots}
-    if table is None or not wanted <= {row["snapshot"] for row in table.rows()}:
-        return None
-    return table.where(snapshot=tuple(wanted))
-
-
-def read_all(file: Path) -> Table | None:
-    """All rows in a file of the store, or None where there is no such file or it is damaged."""
-    if not file.exists():
-        return None
-    try:
-        return read_rows(file)
-    except TableError:
-        return None
-
-
-def other_stages(job: Job, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the file holds of stages that are not measured now: another experiment's, to be kept."""
-    measured = {row["snapshot"] for row in rows}
-    table = read_all(job.file)
-    return [] if table is None else [row for row in table.rows() if row["snapshot"] not in measured]
-
-
-def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
-    """The rows under the names of this experiment and cell. `width` is that of the first hidden layer."""
-    model = cell.model
-    names = {
-        "experiment": config.experiment,
-        "cell": cell.name,
-        "family": model.label,
-        "model": model.name,
-        "hidden_layers": model.hidden_layers,
-        "scale": float(model.scale),
-        "width": model.width,
-        "init": model.init,
-        "regularization": model.regularization,
-        "dataset": cell.data.dataset,
-        "num_train": cell.data.num_train,
-        "image_size": cell.data.image_size,
-        "inputs": cell.data.inputs,
-        "label_noise": cell.data.label_noise,
-        "num_confused": cell.data.num_confused,
-        "activation": model.activation,
-        "optimizer": cell.train.optimizer,
-        "learning_rate": cell.train.learning_rate,
-        "weight_decay": cell.train.weight_decay,
-        "batch_size": cell.train.batch_size,
-        "augment": cell.train.augment,
-        "max_epochs": cell.train.max_epochs,
-        "noise_std": cell.measure.noise_std,
-    }
-    rows = table.rows()
-    members = Counter(row["snapshot"] for row in rows if not row["diverged"])
-    return Table.from_rows(
-        row | names | {"variance_unbiased": unbiased(row.get("variance"), members[row["snapshot"]])}
-        for row in rows
-    )
-
-
-def unbiased(variance: float | None, members: int) -> float | None:
-    """A variance over members, divided by one less than their number."""
-    return None if variance is None else variance * members / (members - 1)
-
-
 def check_names(grid: Sequence[Cell]) -> None:
     """Refuses two cells of one name, whose rows could not be told apart."""
     names = [cell.name for cell in grid]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise refuse(f"several cells named {', '.join(twice)}", "one name per cell", "rename them")
-
-
-def data_facts(data: datasets.Dataset) -> dict[str, Any]:
-    """Sizes, and the second moment of the inputs that eq. 9 uses."""
-    return {
-        "train_examples": len(data.x_train),
-        "test_examples": len(data.x_test),
-        "num_outputs": data.num_outputs,
-        "input_second_moment": datasets.second_moment(data.x_test),
-    }
-
-
-def unique(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """The environments of the cells without their times, each once."""
-    environments = [{k: v for k, v in json.loads(text).items() if k != "time"} for text in texts]
-    return [e for index, e in enumerate(environments) if e not in environments[:index]]

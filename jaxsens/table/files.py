@@ -1,11 +1,16 @@
 """Tables in files, each written whole or not at all."""
 
+import contextlib
 import csv
+import errno
 import io
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -13,10 +18,18 @@ import pyarrow.parquet as pq
 
 from jaxsens.table.rows import ARROW_TYPES, COLUMNS, Table, Value, refuse
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = [
     "read_metadata",
     "read_rows",
     "read_table",
+    "remove_leftovers",
+    "try_lock",
+    "whole_file",
     "write_atomically",
     "write_csv",
     "write_rows",
@@ -24,25 +37,75 @@ __all__ = [
 ]
 
 
-def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Writes a file so that its name never stands for half of it, and makes the folder if there is none.
+# A temporary file that nobody has locked is left over, but for the moment between its creation and its lock.
+_SECONDS_TO_LOCK = 1.0
 
-    The bytes go to a temporary file beside it (`.name.*.tmp`), to the disk (fsync), and then under the name
-    (`os.replace`). A process killed on the way leaves at most the temporary file, which nothing reads.
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A stream to a new file, whose name never stands for half of it; its folder is made if there is none.
+
+    The bytes go to a temporary file beside it (`.name.*.tmp`), at the end to the disk (fsync), and then under
+    the name (`os.replace`). A process killed on the way leaves at most the temporary file, which nothing
+    reads and `remove_leftovers` removes.
+
+    Raises:
+        OSError: no room, no right to write there, and so on; its `filename` is never None.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are closed to every other user, and keep that mode when they are renamed.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as stream:
-            stream.write(data)
+            with contextlib.suppress(OSError):  # no locks there
+                try_lock(stream.fileno())
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+    except OSError as error:
+        # A full disk is told by `write`, which knows no names.
+        error.filename = error.filename or str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        with contextlib.suppress(OSError):  # such as no right to look there, which is told already
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, data: bytes) -> Path:
+    """Writes a file whole or not at all, as `whole_file` does; gives its path."""
+    with whole_file(path) as stream:
+        stream.write(data)
+    return Path(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files and folders that killed processes left there."""
+    for file in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # gone, or no locks to tell by
+            if file.is_dir():
+                shutil.rmtree(file)
+                continue
+            with file.open("rb") as stream:
+                old = time.time() - file.stat().st_mtime > _SECONDS_TO_LOCK
+                if old and try_lock(stream.fileno(), shared=True):
+                    file.unlink()
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Locks an open file until it is closed or its process ends; False where another has it locked.
+
+    Raises:
+        OSError: the file system, or (ENOSYS) the operating system, has no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "no file locks on this system")
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_table(table: Table, folder: str | Path) -> Path:

@@ -1,11 +1,13 @@
 """Members on disk: in training through Orbax, which writes to a temporary folder and renames it; trained
 ones, without their optimiser, as one npz file."""
 
+import errno
 import logging
 import os
-import tempfile
-import zipfile
+import shutil
+import warnings
 from pathlib import Path
+from typing import IO
 
 import jax
 import numpy as np
@@ -18,17 +20,36 @@ __all__ = ["load_trained", "restore_members", "save_members", "save_trained"]
 # Members' fields that measuring does without.
 _ONLY_TRAINING = {"optimizer": (), "key": (), "hyper": None}
 
+# What Orbax writes about the arrays: some twenty small files, each at least a page.
+_BYTES_BESIDE = 2**18
+
 
 def save_members(folder: Path, members: Member, num_members: int, *, step: int) -> None:
-    """Writes the first `num_members` as of epoch `step`, and removes older steps but one."""
+    """Writes the first `num_members` as of epoch `step`, and removes older steps but one.
+
+    Raises:
+        InputError: it cannot be written, for want of room or of the right to.
+    """
     import orbax.checkpoint as ocp
 
-    with _manager(folder) as manager:
-        manager.save(step, args=ocp.args.StandardSave(_to_arrays(members, num_members)))
+    arrays = _to_arrays(members, num_members)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Asked before: on a full disk, Orbax's threads print tracebacks of their own.
+        if shutil.disk_usage(folder).free < sum(array.nbytes for array in arrays.values()) + _BYTES_BESIDE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with _manager(folder) as manager:
+            manager.save(step, args=ocp.args.StandardSave(arrays))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise refuse(
+            f"a checkpoint that cannot be written to {folder} ({_reason(error)})",
+            "room and the right to write there",
+            "make room, or leave out --checkpoint; the same command goes on from the save before",
+        ) from error
 
 
 def restore_members(folder: Path, members: Member, num_members: int) -> Member:
-    """The members of the newest save, or those given where there is none.
+    """The members of the newest save that can be read, or those given where there is no save.
 
     `members`, freshly started, gives shapes, types, placement and the padding after the first `num_members`,
     so that a save may go on on another number of devices. Refuses a save of other shapes or other keys.
@@ -39,13 +60,22 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
         return members
     fresh = _to_arrays(members, num_members)
     with _manager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
+        steps = sorted(manager.all_steps(), reverse=True)
+        if not steps:
             return members
-        try:
-            saved = manager.restore(step, args=ocp.args.StandardRestore(fresh))
-        except (ValueError, KeyError, OSError) as error:
-            raise _unusable(folder, type(error).__name__) from error
+        for step in steps:
+            try:
+                saved = manager.restore(step, args=ocp.args.StandardRestore(fresh))
+                break
+            except (ValueError, KeyError, OSError, RuntimeError) as error:
+                problem = error
+                if step != steps[-1]:
+                    warnings.warn(
+                        f"the save at epoch {step} in {folder} cannot be read; the one before it is tried",
+                        stacklevel=2,
+                    )
+        else:
+            raise _unusable(folder, type(problem).__name__) from problem
     # Orbax gives back what was saved, whatever shape was asked for.
     if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in fresh.items()}:
         raise _unusable(folder, "arrays of other shapes")
@@ -61,14 +91,10 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
     )
 
 
-def save_trained(file: Path, members: Member, *, seconds: float) -> None:
-    """Writes trained members, without what only training needs, and the seconds they took; whole or not."""
+def save_trained(stream: IO[bytes], members: Member, *, seconds: float) -> None:
+    """Writes trained members, without what only training needs, and the seconds they took."""
     arrays = _to_arrays(members._replace(**_ONLY_TRAINING), len(members.epoch))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        whole = Path(folder) / "members.npz"
-        np.savez(whole, seconds=np.float64(seconds), **arrays)
-        os.replace(whole, file)
+    np.savez(stream, seconds=np.float64(seconds), **arrays)
 
 
 def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
@@ -83,7 +109,7 @@ def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
         with file.open("rb") as stream, np.load(stream) as saved:
             arrays = [saved[f"leaf{index:05d}"] for index in range(len(leaves))]
             seconds = float(saved["seconds"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a changed byte can make zipfile raise nearly anything
         return None
     pairs = zip(arrays, leaves, strict=True)
     if any(array.shape[1:] != leaf.shape or array.dtype != leaf.dtype for array, leaf in pairs):
@@ -99,10 +125,21 @@ def _unusable(folder: Path, problem: str) -> InputError:
     )
 
 
+def _reason(error: Exception) -> str:
+    """The system's words if they are in the error, else its kind."""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return os.strerror(number)
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    words = [os.strerror(number) for number in known if os.strerror(number) in str(error)]
+    return words[0] if words else type(error).__name__
+
+
 def _manager(folder: Path):
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What it cannot write or read it also raises, and logs with tracebacks.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager(folder.resolve(), options=options)
 

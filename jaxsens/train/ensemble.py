@@ -12,10 +12,11 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxsens.checks import check_choice, refuse
+from jaxsens.checks import check_choice, check_positive, refuse
 from jaxsens.train.checkpoint import restore_members, save_members
 from jaxsens.train.hyper import HyperParameters
 from jaxsens.train.member import Member, Training
+from jaxsens.train.memory import available_bytes, compiled_bytes, largest_fit, stored_bytes, traced_bytes
 
 __all__ = ["Progress", "default_member_axis", "device_mesh", "train_ensemble"]
 
@@ -30,13 +31,18 @@ _SECONDS_PER_CHECKPOINT = 60.0
 
 
 class Progress(NamedTuple):
-    """How far an ensemble is: what a progress bar shows."""
+    """How far an ensemble is: what a progress bar shows.
+
+    Where the members do not fit in memory at once, epoch and loss are those of part `part` of `num_parts`.
+    """
 
     epoch: int
     max_epochs: int
     members_done: int
     num_members: int
     mean_loss: float
+    part: int = 0
+    num_parts: int = 1
 
 
 def default_member_axis() -> str:
@@ -66,6 +72,7 @@ def train_ensemble(
     hyper: HyperParameters | None = None,
     member_axis: str | None = None,
     num_devices: int | None = None,
+    max_bytes: int | None = None,
     report: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     snapshots: Sequence[int] = (),
@@ -82,6 +89,14 @@ def train_ensemble(
     same arguments goes on exactly where the last save was.
     `observe(epoch, members)` is called at each epoch of `snapshots` with the members as they are then, those
     that are done as they ended, even where all are done. Snapshots before a restored checkpoint are not seen.
+
+    Members that would need more than `max_bytes` of a device (default: most of its memory) train in equal
+    parts, one after the other. Their arrays, but for the keys, are then NumPy's, and so are those of the
+    snapshots, which are observed after the last part.
+
+    Raises:
+        InputError: keys, data, hyper-parameters, snapshots or an option that cannot be used, or members of
+            which not even one for each device fits.
     """
     member_axis = default_member_axis() if member_axis is None else member_axis
     check_choice("member_axis", member_axis, MEMBER_AXES)
@@ -97,49 +112,188 @@ def train_ensemble(
             "leave out later stages",
         )
     check_hyper(hyper, len(keys), ys)
+    if max_bytes is not None:
+        check_positive("max_bytes", max_bytes)
     mesh = device_mesh(num_devices)
-    start = _start_program(training.start, member_axis, mesh)
-    advance = _advance_program(training.advance, member_axis, mesh)
-
-    num_members, padding = len(keys), -len(keys) % mesh.size
     # Here too, because inside the compiled program values cannot be looked at.
     first = jax.tree.map(lambda leaf: leaf[0], hyper)
-    training.check(jax.eval_shape(training.start, keys[0], first), xs, ys)
-    places = np.arange(num_members + padding) % num_members
-    padding_hyper = jax.tree.map(lambda leaf: leaf[places], hyper)
-    members = start(keys[places], padding_hyper, np.arange(len(places)) >= num_members)
-    if checkpoint is not None:
-        members = restore_members(checkpoint, members, num_members)
+    shapes = jax.eval_shape(training.start, keys[0], first)
+    training.check(shapes, xs, ys)
+    advance = _advance_program(training.advance, member_axis, mesh)
+    width = _members_at_once(advance, shapes, len(keys), xs, ys, mesh, max_bytes, len(set(snapshots)))
 
-    def only(members: Member) -> Member:
-        """Without the padding; copies, because the next call reuses the memory."""
-        return jax.tree.map(lambda leaf: jnp.copy(leaf[:num_members]), members)
+    xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, PartitionSpec()))
+    run = _Run(training, _start_program(training.start, member_axis, mesh), advance, xs, ys, width)
+    if width >= len(keys):
+        return run.train(keys, hyper, report, checkpoint, snapshots, observe)
+    return _train_in_parts(run, keys, hyper, report, checkpoint, snapshots, observe)
 
-    replicated = NamedSharding(mesh, PartitionSpec())
-    xs, ys = jax.device_put((xs, ys), replicated)
 
-    max_epochs = training.config.max_epochs
-    epochs_per_call, saved = 1, time.monotonic()
-    epoch = int(jnp.max(members.epoch))
-    ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
-    while True:
-        if ahead and (ahead[0] == epoch or np.all(members.done)):
-            observe(ahead.pop(0), only(members))
-            continue
-        if epoch >= max_epochs or np.all(members.done):
-            return only(members)
-        began = time.monotonic()
-        epoch = min(epoch + epochs_per_call, max_epochs, *ahead[:1])
-        members = jax.block_until_ready(advance(members, xs, ys, jnp.int32(epoch)))
-        elapsed = time.monotonic() - began
-        # Doubling keeps the rhythm without trusting the first call, which compiles.
-        epochs_per_call = max(1, epochs_per_call * 2 if elapsed < _SECONDS_PER_CALL / 2 else epochs_per_call)
-        if report is not None:
+class _Run(NamedTuple):
+    """The compiled programs with their data: they take members `width` at a time."""
+
+    training: Training
+    start: Callable[..., Member]
+    advance: Callable[..., Member]
+    xs: Array
+    ys: Array
+    width: int
+
+    def train(
+        self,
+        keys: Array,
+        hyper: HyperParameters | None,
+        report: Callable[[Progress], None] | None,
+        checkpoint: Path | None,
+        snapshots: Sequence[int],
+        observe: Callable[[int, Member], None] | None,
+        *,
+        save_end: bool = False,
+    ) -> Member:
+        """Up to `width` members, trained; saved at the end too, if not only half-way."""
+        num_members = len(keys)
+        places = np.arange(self.width) % num_members
+        padding_hyper = jax.tree.map(lambda leaf: leaf[places], hyper)
+        members = self.start(keys[places], padding_hyper, np.arange(self.width) >= num_members)
+        if checkpoint is not None:
+            members = restore_members(checkpoint, members, num_members)
+
+        def only(members: Member) -> Member:
+            """Without the padding; copies, because the next call reuses the memory."""
+            return jax.tree.map(lambda leaf: jnp.copy(leaf[:num_members]), members)
+
+        max_epochs = self.training.config.max_epochs
+        epochs_per_call, saved = 1, time.monotonic()
+        epoch = int(jnp.max(members.epoch))
+        ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
+        while True:
+            if ahead and (ahead[0] == epoch or np.all(members.done)):
+                observe(ahead.pop(0), only(members))
+                continue
+            if epoch >= max_epochs or np.all(members.done):
+                return only(members)
+            began = time.monotonic()
+            epoch = min(epoch + epochs_per_call, max_epochs, *ahead[:1])
+            members = jax.block_until_ready(self.advance(members, self.xs, self.ys, jnp.int32(epoch)))
+            elapsed = time.monotonic() - began
+            # Doubling keeps the rhythm without trusting the first call, which compiles.
+            if elapsed < _SECONDS_PER_CALL / 2:
+                epochs_per_call *= 2
             done, losses = np.asarray(members.done)[:num_members], np.asarray(members.loss)[:num_members]
-            report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
-        if checkpoint is not None and time.monotonic() - saved > _SECONDS_PER_CHECKPOINT:
-            save_members(checkpoint, members, num_members, step=epoch)
-            saved = time.monotonic()
+            if report is not None:
+                report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
+            due = time.monotonic() - saved > _SECONDS_PER_CHECKPOINT or (save_end and done.all())
+            if checkpoint is not None and due:
+                save_members(checkpoint, members, num_members, step=epoch)
+                saved = time.monotonic()
+
+
+def _members_at_once(
+    advance: Callable[..., Member],
+    shapes: Member,
+    num_members: int,
+    xs: Array,
+    ys: Array,
+    mesh: Mesh,
+    max_bytes: int | None,
+    num_snapshots: int,
+) -> int:
+    """How many members one program takes: all, padded to the devices, or equal parts of them that fit.
+
+    First by an estimate that costs a trace and is too large; where they would not fit by it, by that of the
+    compiler, which costs up to four compilations.
+    """
+    most = -(-num_members // mesh.size)
+    available = available_bytes(mesh.devices.ravel().tolist()) if max_bytes is None else max_bytes
+    if available is None:
+        return most * mesh.size
+    data = (jax.ShapeDtypeStruct(xs.shape, xs.dtype), jax.ShapeDtypeStruct(ys.shape, ys.dtype))
+
+    def needed(count: int, estimate: Callable[[Callable, tuple], int | None]) -> int:
+        """Bytes on a device with `count` members, while they train or are copied at the end."""
+        stacked = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((count * mesh.size, *leaf.shape), leaf.dtype), shapes
+        )
+        arguments = (stacked, *data, jax.ShapeDtypeStruct((), jnp.int32))
+        training = estimate(advance, arguments) or traced_bytes(advance, arguments)
+        return max(training, stored_bytes(data) + 2 * count * stored_bytes(shapes))
+
+    if needed(most, traced_bytes) <= available or needed(most, compiled_bytes) <= available:
+        return most * mesh.size
+    if mesh.devices.flat[0].platform == "cpu":
+        # Finished parts wait in the same memory.
+        available -= (1 + num_snapshots) * num_members * stored_bytes(shapes) // mesh.size
+    fits = largest_fit(lambda count: needed(count, compiled_bytes), most, available)
+    if not fits:
+        raise refuse(
+            f"{needed(1, compiled_bytes) / 1e9:.3g} GB for one member in training on each device, beside "
+            f"{num_members} members of {stored_bytes(shapes) / 1e9:.3g} GB",
+            f"at most {max(available, 0) / 1e9:.3g} GB of memory left for it",
+            "take smaller batches, fewer examples or fewer members at once, or allow more memory",
+        )
+    parts = -(-most // fits)
+    return -(-most // parts) * mesh.size
+
+
+def _train_in_parts(
+    run: _Run,
+    keys: Array,
+    hyper: HyperParameters | None,
+    report: Callable[[Progress], None] | None,
+    checkpoint: Path | None,
+    snapshots: Sequence[int],
+    observe: Callable[[int, Member], None] | None,
+) -> Member:
+    """Members `run.width` at a time. The checkpoint of a part stays when the part is done."""
+    parts = [slice(first, first + run.width) for first in range(0, len(keys), run.width)]
+    finished = _Joined(len(keys))
+    stages = {stage: _Joined(len(keys)) for stage in sorted(snapshots)}
+    for index, part in enumerate(parts):
+
+        def report_part(progress: Progress, part: slice = part, index: int = index) -> None:
+            done = part.start + progress.members_done  # all of earlier parts are
+            whole = progress._replace(members_done=done, num_members=len(keys))
+            report(whole._replace(part=index, num_parts=len(parts)))
+
+        members = run.train(
+            keys[part],
+            jax.tree.map(lambda leaf, part=part: leaf[part], hyper),
+            None if report is None else report_part,
+            None if checkpoint is None else checkpoint / f"members-{part.start}-of-{run.width}",
+            snapshots,
+            lambda stage, members, part=part: stages[stage].put(part, members),
+            save_end=True,
+        )
+        finished.put(part, members)
+    for stage, seen in stages.items():
+        # Those before a restored checkpoint were not seen in all parts.
+        if len(seen.keys) == len(parts):
+            observe(stage, seen.members)
+    return finished.members
+
+
+class _Joined:
+    """Members of several parts in the host's memory, but for their keys."""
+
+    def __init__(self, num_members: int) -> None:
+        self.num_members = num_members
+        self.keys: list[Array] = []
+        self.rest: Member | None = None
+
+    def put(self, part: slice, members: Member) -> None:
+        """Copies the members of the next part into their places."""
+        self.keys.append(members.key)
+        rest = members._replace(key=())
+        if self.rest is None:
+            shape = (self.num_members,)
+            self.rest = jax.tree.map(lambda leaf: np.empty(shape + leaf.shape[1:], leaf.dtype), rest)
+        for whole, leaf in zip(*map(jax.tree.leaves, (self.rest, rest)), strict=True):
+            whole[part] = leaf
+
+    @property
+    def members(self) -> Member:
+        """All of them, when all were put."""
+        return self.rest._replace(key=jnp.concatenate(self.keys))
 
 
 def check_hyper(hyper: HyperParameters | None, num_members: int, ys: Array) -> None:

@@ -19,7 +19,7 @@ __all__ = ["UPDATE_RULES", "HyperParameters", "UpdateRule", "first_order", "hype
 class UpdateRule(NamedTuple):
     """A first-order optimiser as numbers. With gradient g and update count t,
 
-        m <- momentum m + gain g,  v <- decay v + (1 - decay) g^2,
+        m <- momentum m + gain g,  v <- decay v + fresh g^2,    fresh = 1 - decay,
 
     both divided by 1 - momentum^t and 1 - decay^t if `corrected`; the step is -learning_rate m, or
     -learning_rate m / (sqrt(v + inside) + outside) if `adaptive`.
@@ -28,6 +28,8 @@ class UpdateRule(NamedTuple):
     momentum: float | Array = 0.0
     gain: float | Array = 1.0
     decay: float | Array = 0.0
+    # Of its own: in float32, 1 - 0.999 is off by 1e-5.
+    fresh: float | Array = 1.0
     inside: float | Array = 0.0
     outside: float | Array = 0.0
     corrected: bool | Array = False
@@ -38,8 +40,8 @@ UPDATE_RULES: Mapping[str, UpdateRule] = MappingProxyType(
     {
         "sgd": UpdateRule(),
         "momentum": UpdateRule(momentum=0.9),
-        "adam": UpdateRule(0.9, 0.1, 0.999, outside=1e-8, corrected=True, adaptive=True),
-        "rmsprop": UpdateRule(decay=0.99, inside=1e-8, adaptive=True),
+        "adam": UpdateRule(0.9, 0.1, 0.999, 0.001, outside=1e-8, corrected=True, adaptive=True),
+        "rmsprop": UpdateRule(decay=0.99, fresh=0.01, inside=1e-8, adaptive=True),
     }
 )
 """`config.OPTIMIZERS` without L-BFGS, whose program is another."""
@@ -91,7 +93,7 @@ def first_order(hyper: HyperParameters) -> optax.GradientTransformation:
         gradient = jax.tree.map(lambda g, w: g + hyper.weight_decay * w, gradient, params)
         count = state.count + 1
         first = jax.tree.map(lambda m, g: rule.momentum * m + rule.gain * g, state.first, gradient)
-        second = jax.tree.map(lambda v, g: rule.decay * v + (1 - rule.decay) * g**2, state.second, gradient)
+        second = jax.tree.map(lambda v, g: rule.decay * v + rule.fresh * g**2, state.second, gradient)
         first_scale = jnp.where(rule.corrected, 1 - rule.momentum**count, 1.0)
         second_scale = jnp.where(rule.corrected, 1 - rule.decay**count, 1.0)
 
