@@ -190,6 +190,7 @@ def start_two(out, programs, *, fails=False):
     return [process.returncode for process in started], said
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_table(finished, tmp_path):
     """Also where one of them fails: what it lacks is named, and computed by the same command again."""
     out, programs = tmp_path / "two", tmp_path / "programs"

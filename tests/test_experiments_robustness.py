@@ -113,6 +113,7 @@ def test_near_the_data(store, tmp_path, capsys):
     np.testing.assert_allclose(float(row["decades"]), np.log10(ratios).mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_points(store, tmp_path, capsys):
     table, rows = run("robustness/per_point", store, tmp_path, capsys)
     whole("robustness/per_point", table, tmp_path)

@@ -180,6 +180,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_named(processes, tmp_path, monk
     assert record.resumed == ["a"]
 
 
+@pytest.mark.slow
 def test_a_killed_client_and_a_killed_worker_lose_nothing(processes, tmp_path):
     """The client stops after its first cell; the next loses a worker that has a cell."""
     config = SweepConfig("test", tmp_path / "there", num_devices=1, scheduler=processes.address)

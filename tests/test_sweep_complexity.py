@@ -192,7 +192,7 @@ def test_unusable_settings_are_refused(tmp_path):
     with pytest.raises(InputError, match="with shortcuts"):
         run_sweep((shortcuts,), SweepConfig("test", tmp_path))
     conditions = Cell("net", cnn(1, 2), DATA, TRAIN, MeasureConfig(condition_examples=5))
-    with pytest.raises(InputError, match="a fully-connected ReLU network"):
+    with pytest.raises(InputError, match="a fully-connected network of relu"):
         run_sweep((conditions,), SweepConfig("test", tmp_path))
 
 

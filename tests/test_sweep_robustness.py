@@ -399,9 +399,9 @@ def test_points_that_no_tenth_mixes_and_scores_that_overflow_have_no_area(monkey
     rng = np.random.default_rng(0)
     images, labels = rng.random((20, 4, 4, 1), np.float32), np.zeros(20, np.int32)
     data = Dataset(images, labels, images, labels, "tiny", 2, "classification")
-    # Two wrong points, alone in the last tenth of doubt.
+    # Five wrong points, alone in the last of four strata of doubt.
     outputs = np.stack([np.linspace(9, 1, 20), np.zeros(20)], axis=1)
-    outputs[-2:] = [[0, 0.5], [0, 0.4]]
+    outputs[-5:] = outputs[-5:, ::-1]
     scores = {
         "doubt": np.arange(20.0),
         "jacobian_softmax": np.arange(20.0),
@@ -411,6 +411,6 @@ def test_points_that_no_tenth_mixes_and_scores_that_overflow_have_no_area(monkey
     monkeypatch.setattr(pointwise, "score_points", lambda *_: scores)
     measure = MeasureConfig(robustness=RobustnessConfig(pointwise_examples=20))
     values = pointwise_measures(programs, None, data, outputs, measure, jax.random.key(0))
-    assert values["pointwise_wrong"] == 2
+    assert values["pointwise_wrong"] == 5
     assert values["auroc_doubt"] == values["auroc_jacobian_softmax"] == 1
     assert not [name for name in values if name.endswith("_within") or "sensitivity" in name]

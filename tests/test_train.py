@@ -253,6 +253,7 @@ def test_trained_members_are_kept_without_what_only_training_needs(data, network
     file = tmp_path / "deeper" / "members.npz"
     shapes = jax.eval_shape(training.start, keys[0])
     assert load_trained(file, shapes) is None
+    file.parent.mkdir()
     with file.open("wb") as stream:
         save_trained(stream, members, seconds=12.5)
     kept, seconds = load_trained(file, shapes)

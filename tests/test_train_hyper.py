@@ -198,6 +198,7 @@ def test_each_hyper_parameter_reaches_its_member(data, alone):
         assert max(jax.tree.leaves(differences)) > 1e-2
 
 
+@pytest.mark.slow
 def test_lbfgs_members_share_a_program_too(data):
     """They may differ in activation and labels; the rule that they carry does nothing."""
     xs, labels = data

@@ -53,6 +53,7 @@ def until(happened, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_compute_each_cell_once(programs, tmp_path):
     """The same command twice: one table, in which every cell was computed by one of them."""
     both = [tiny(tmp_path, programs) for _ in range(2)]
