@@ -18,7 +18,7 @@ of decades (of percentage points for the gap of accuracy), with its 95% bootstra
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits, 128 images | 80, at most 60 epochs | 1 | none after the survey |
+| quick | digits, 128 images | 80, at most 200 epochs | 1 | none after the survey |
 | cpu | MNIST, 1000 images | 1008, at most 400 epochs | 1 | none after the survey |
 | paper | MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, all images | 7168, at most 400 epochs | 1 | not run yet |
 """

@@ -17,7 +17,7 @@ optimiser, batch), as networks of one setting are alike. Networks of one shape t
 
 | preset | data | networks | seeds | cost |
 |---|---|---|---|---|
-| quick | digits, 128 images | 80, at most 60 epochs | 1 | 2 minutes on 2 CPU cores |
+| quick | digits, 128 images | 80, at most 200 epochs | 1 | 2 minutes on 2 CPU cores |
 | cpu | MNIST, 1000 images | 1008, at most 400 epochs | 1 | 37 minutes on 2 CPU cores, in two shards |
 | paper | MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, all images | 7168, at most 400 epochs | 1 | not run yet |
 """

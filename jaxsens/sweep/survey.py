@@ -117,7 +117,7 @@ SURVEY_QUICK = survey(
         dataset="digits",
         num_train=128,
         num_test=256,
-        train=dataclasses.replace(_CPU.train, max_epochs=60),
+        train=dataclasses.replace(_CPU.train, max_epochs=200),
         measure=MeasureConfig(
             derivative_examples=50, output_sensitivity=False, robustness=RobustnessConfig(loops=10)
         ),
