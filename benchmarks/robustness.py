@@ -5,7 +5,7 @@
 Survey: for three shapes and two batch sizes, the 16 networks of four optimisers and four activations on 1000
 inputs of 784 numbers, 100 epochs each. Ours: one program, over as many devices as there are cores. One by
 one: for each network its own jitted step with its optimiser's numbers in it, called in a Python loop over
-batches, as a script does that trains one network after the other; both with their compilation, and apart
+batches, which it picks from the device's data itself; both with their compilation, and apart
 from it. The peer has both cores for its matrix products. Crossings: 64 segments between random inputs in a
 784-100x4-10 ReLU network, beside sampling 4096 points. Ours and the peer take turns; medians of the rounds.
 Prints a table and writes `benchmarks/robustness.json`.
@@ -19,23 +19,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-CORES = os.cpu_count() or 1
-os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={CORES}")
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-
-from jaxsens.metrics import (  # noqa: E402
+from jaxsens.metrics import (
     activation_codes,
     count_crossings,
     mlp_preactivations,
     segment,
     transition_count,
 )
-from jaxsens.models import build, fully_connected  # noqa: E402
-from jaxsens.train import (  # noqa: E402
+from jaxsens.models import build, fully_connected
+from jaxsens.train import (
     LOSSES,
     OPTIMIZERS,
     TrainConfig,
@@ -43,7 +40,11 @@ from jaxsens.train import (  # noqa: E402
     make_train,
     train_ensemble,
 )
-from jaxsens.types import PIECEWISE_LINEAR  # noqa: E402
+from jaxsens.types import PIECEWISE_LINEAR
+
+CORES = os.cpu_count() or 1
+# Before the first use of a device.
+jax.config.update("jax_num_cpu_devices", CORES)
 
 EXAMPLES, SIZE, OUTPUTS, EPOCHS, ROUNDS, SEGMENTS, SAMPLES = 1000, 784, 10, 100, 3, 64, 4096
 SHAPES, BATCHES = ((1, 50), (2, 100), (4, 200)), (25, 100)
@@ -77,18 +78,18 @@ def one_by_one(
     config = fully_connected(*shape, init="HN", activation=activation)
     network = build(config, input_shape=(SIZE,), num_outputs=OUTPUTS)
     optimizer = OPTIMIZERS[optimizer_name](RATES[optimizer_name])
+    inputs, labels = jnp.asarray(xs), jnp.asarray(ys)
 
     @jax.jit
-    def step(params, state, memory, inputs, labels):
+    def step(params, state, memory, chosen):
         def mean_loss(params):
-            outputs, new_state = network.apply(params, state, inputs, key=jax.random.key(0))
-            return jnp.mean(LOSSES["cross_entropy"](outputs, labels)), new_state
+            outputs, new_state = network.apply(params, state, inputs[chosen], key=jax.random.key(0))
+            return jnp.mean(LOSSES["cross_entropy"](outputs, labels[chosen])), new_state
 
         (loss, state), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, memory = optimizer.update(gradient, memory, params)
         return optax.apply_updates(params, updates), state, memory, loss
 
-    inputs, labels = jnp.asarray(xs), jnp.asarray(ys)
     random = np.random.default_rng(0)
 
     def run() -> None:
@@ -97,7 +98,7 @@ def one_by_one(
         for _ in range(EPOCHS):
             losses = []
             for chosen in random.permutation(EXAMPLES).reshape(-1, batch):
-                params, state, memory, loss = step(params, state, memory, inputs[chosen], labels[chosen])
+                params, state, memory, loss = step(params, state, memory, chosen)
                 losses.append(loss)
             float(jnp.mean(jnp.stack(losses)))  # what a stop rule looks at
 

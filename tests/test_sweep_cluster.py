@@ -189,10 +189,10 @@ def test_a_killed_client_and_a_killed_worker_lose_nothing(processes, tmp_path):
     class Stopped(Record):
         def cell_ends(self, name, **told):
             super().cell_ends(name, **told)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("pressed")
 
     stopped = Stopped()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="pressed"):
         run_sweep(grid, config, chosen=STARTS, watcher=stopped)
     assert len(stopped.computed) == 1
     with Client(processes.address, set_as_default=False) as observer:

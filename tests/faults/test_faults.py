@@ -184,7 +184,7 @@ def test_a_mistake_is_no_disk_error(experiment, tmp_path, monkeypatch):
         raise FileNotFoundError(errno.ENOENT, "no such thing", "nowhere")
 
     monkeypatch.setattr(run_module, "run_cell", run_cell)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no such thing"):
         cli.main(experiment, ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "cells")])
     assert strays(tmp_path) == []
 

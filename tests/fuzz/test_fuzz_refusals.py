@@ -154,7 +154,7 @@ def test_labels_out_of_range(name, label):
 def test_the_hook_refuses_what_we_refuse():
     jaxtyping.config.update("jaxtyping_disable", False)
     margins = np.zeros((2, 2), np.float32)
-    with pytest.raises((InputError, jaxtyping.TypeCheckError)):
+    with pytest.raises((InputError, jaxtyping.TypeCheckError), match="margins"):
         metrics.percentile_of_margins(jnp.asarray(margins))
 
 
