@@ -19,6 +19,7 @@ from jaxsens.sweep import (
     SweepConfig,
     Watcher,
     join_processes,
+    merge_stores,
     run_in_processes,
     select_cells,
 )
@@ -167,6 +168,11 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
 
 def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars) -> Path | None:
     """The folder of the results; None where another process writes them."""
+    if options.merge and (options.distributed or options.shard != "0/1" or options.cells != "*"):
+        raise InputError(
+            "got --merge with --distributed, --shard or --cells; expected it without: nothing runs, all that is "
+            "finished is taken; leave them out"
+        )
     if options.distributed:
         join_processes()  # before any use of a device
     if options.preset not in experiment.presets:
@@ -201,7 +207,13 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
     with warnings.catch_warnings():
         # A warning is for the person at the terminal: one line, without a source line below it.
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        table = run_in_processes(grid, config, chosen=chosen, watcher=bars)
+        if options.merge:
+            table = merge_stores(grid, config, options.merge)
+            missing = [cell.name for cell in grid if cell.name not in table.cells()]
+            if missing:
+                print(f"missing in all stores: {', '.join(missing)}", file=sys.stderr)
+        else:
+            table = run_in_processes(grid, config, chosen=chosen, watcher=bars)
     if table is None:
         return None
     if len(table):
@@ -265,4 +277,11 @@ def _options(experiment: Experiment) -> argparse.ArgumentParser:
         "$JAX_PROCESS_ID, or Slurm, Open MPI, Kubernetes, TPU pods); each runs its share of the cells",
     )
     add("--shard", default="0/1", metavar="i/N", help="run the i-th of N parts of the grid, i from 0")
+    add(
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="STORE",
+        help="run nothing: take what these stores (of shards elsewhere) have finished, and draw",
+    )
     return parser

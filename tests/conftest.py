@@ -14,6 +14,13 @@ import jax
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_end_with_their_module():
+    """Each is some memory maps, of which Linux gives a process 65,530: the suite would need more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision inside one test: for oracles."""

@@ -27,6 +27,7 @@ from jaxsens.sweep import (
     Shard,
     SweepConfig,
     evaluate,
+    merge_stores,
     run_sweep,
     select_cells,
 )
@@ -361,6 +362,46 @@ def test_shards_make_up_the_whole(finished, tmp_path):
     assert without_times(whole) == without_times(table)
 
 
+def test_shards_with_stores_of_their_own_are_merged(finished, tmp_path, monkeypatch):
+    """Rows, networks and environments come; a damaged file and another configuration do not."""
+    _, table = finished
+    shards = [
+        SweepConfig(
+            "test",
+            tmp_path / f"out-{i}",
+            store=tmp_path / f"store-{i}",
+            num_devices=1,
+            shard=Shard.parse(f"{i}/2"),
+            keep_networks=True,
+        )
+        for i in range(2)
+    ]
+    for shard in shards:
+        run_sweep(GRID, shard)
+    monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail
+    stores = [shard.store for shard in shards]
+    here = SweepConfig("test", tmp_path / "out", num_devices=1, keep_networks=True)
+    part = merge_stores(GRID, here, stores[:1])
+    assert part.cells() == (GRID[0].name,)
+    assert read_manifest(here.out)["missing_cells"] == [GRID[1].name]
+    whole = merge_stores(GRID, here, stores)
+    assert without_times(whole) == without_times(table)
+    assert read_manifest(here.out)["missing_cells"] == []
+    assert read_manifest(here.out)["environments"] == read_manifest(shards[0].out)["environments"]
+    names = [sorted(path.name for path in (store / "networks").iterdir()) for store in (*stores, here.cells)]
+    assert names[0] + names[1] == names[2] or names[1] + names[0] == names[2]
+
+    other = [dataclasses.replace(cell, seeds=2) for cell in GRID]
+    none = merge_stores(other, dataclasses.replace(here, out=tmp_path / "other"), stores)
+    assert len(none) == 0
+    (cell,) = stores[0].glob("*.parquet")
+    cell.write_bytes(cell.read_bytes()[:-7])
+    elsewhere = dataclasses.replace(here, out=tmp_path / "damaged")
+    assert merge_stores(GRID, elsewhere, stores).cells() == (GRID[1].name,)
+    with pytest.raises(InputError, match="nowhere that is no folder"):
+        merge_stores(GRID, here, [tmp_path / "nowhere"])
+
+
 def test_one_member_has_no_variance(tmp_path):
     config = SweepConfig("test", tmp_path, num_devices=1)
     (row,) = run_sweep([dataclasses.replace(GRID[0], seeds=1)], config).rows()
@@ -465,6 +506,8 @@ def fig1(*words, **options):
         (["--out", "/proc/nothing"], "cannot be written"),
         (["--preset", "cpu", "--dataset", "digits"], "larger images"),
         (["--dataset", "diabetes"], "images (n, h, w, c)"),
+        (["--merge", "/nowhere"], "/nowhere that is no folder"),
+        (["--merge", "cells", "--shard", "0/2"], "got --merge with"),
         (["--dataset", "nothing.npz"], "no file at nothing.npz"),
     ],
 )

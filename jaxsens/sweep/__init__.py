@@ -16,6 +16,7 @@ from jaxsens.sweep.conditions import BINS_PER_DECADE, FLIP_DELTAS, OUTPUT_BINS
 from jaxsens.sweep.config import SweepConfig
 from jaxsens.sweep.estimates import ESTIMATORS, Estimator, loss_estimates
 from jaxsens.sweep.pointwise import POINT_SCORES
+from jaxsens.sweep.merge import merge_stores
 from jaxsens.sweep.presets import (
     CONDITIONS_CPU,
     CONDITIONS_PAPER,
@@ -78,6 +79,7 @@ __all__ = [
     "Watcher",
     "join_processes",
     "loss_estimates",
+    "merge_stores",
     "run_cell",
     "run_in_processes",
     "run_sweep",

@@ -1,5 +1,6 @@
 """Trained members to numbers: losses, S, Jacobian norms, and the bias-variance decomposition of a cell."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -135,12 +136,13 @@ def evaluate_cell(
     several = ("predict", "noise", "norms", "linearized")
     programs = programs._replace(**{name: spread(getattr(programs, name), mesh) for name in several})
     rows, logits = [], []
+    # Through the host: one member of an ensemble on a mesh is on all of its devices, each would measure it.
+    held = jax.device_get(members._replace(optimizer=(), key=(), hyper=None))
     for index, seed in enumerate(seeds):
-        member = jax.tree.map(lambda leaf, index=index: leaf[index], members)
-        # One of an ensemble on a mesh is on all of its devices, and each would measure it.
-        member = jax.device_put(member._replace(optimizer=(), key=(), hyper=None), device)
+        member = jax.tree.map(lambda leaf, index=index: leaf[index], held)
         row = {"epochs": int(member.epoch), "diverged": True}
         if not member.diverged and all_finite((member.params, member.state)):
+            member = jax.device_put(member, device)
             with jax.default_matmul_precision("highest"):
                 start = jax.device_put(Start(*initial(jax.random.key(seed))), device)
                 values, outputs = evaluate_member(programs, start, member, seed, data, measure, loss)
@@ -249,7 +251,7 @@ def output_sensitivities(
                 for index, x in enumerate(chunks(xs, FORWARD_EXAMPLES))
             ],
         )
-        logits_noise, probabilities_noise = jnp.split(jnp.concatenate(noise, axis=1), 2, axis=-1)
+        logits_noise, probabilities_noise = np.split(np.concatenate(noise, axis=1), 2, axis=-1)
         values[name], values[f"{name}_stderr"] = sensitivity(logits_noise)
     if data.task == "classification":
         # The K-mean of probabilities does not vary: eq. 2 as it stands would be 0 here.
@@ -311,7 +313,14 @@ def timed(program: Callable, arguments: Sequence[tuple]) -> tuple[list, float | 
 
 def mean_loss(outputs: np.ndarray, ys: np.ndarray, loss: str) -> float:
     """The mean loss, summed in float64."""
-    return float(np.mean(np.asarray(LOSSES[loss](jnp.asarray(outputs), jnp.asarray(ys))), dtype=np.float64))
+    return float(np.mean(np.asarray(losses_of(outputs, ys, loss=loss)), dtype=np.float64))
+
+
+# Compiled as one: each operation on its own would be a program for each size.
+@functools.partial(jax.jit, static_argnames="loss")
+def losses_of(outputs: Array, ys: Array, *, loss: str) -> Array:
+    """The loss of each example."""
+    return LOSSES[loss](outputs, ys)
 
 
 def calibrated(logits: np.ndarray, labels: np.ndarray, sensitivity: float | None) -> dict[str, float | None]:
@@ -347,18 +356,24 @@ def predicted_at_init(model: ModelConfig, data: Dataset, measure: MeasureConfig)
     return float(mlp_sensitivity_at_init(size, data.num_outputs, widths, measure.noise_std))
 
 
-def sensitivity(noise: Array, *, average: str = "mean") -> tuple[float | None, float | None]:
+def sensitivity(noise: np.ndarray, *, average: str = "mean") -> tuple[float | None, float | None]:
     """S of A eq. 2 and its standard error; None for both where the outputs overflowed.
 
     Untrained deep networks with standard normal weights reach 1e27, whose square float32 cannot hold: the
     noise is scaled to 1 first, and the result back in Python's float64.
     """
-    largest = float(jnp.max(jnp.abs(noise)))
+    largest = float(np.abs(noise).max())
     if not np.isfinite(largest):
         return None, None
     unit = largest or 1.0
-    estimate = sensitivity_of_noise(noise / unit, average=average)
+    estimate = compiled_sensitivity(noise / np.float32(unit), average=average)
     return float(estimate.value) * unit**2, float(estimate.stderr) * unit**2
+
+
+compiled_sensitivity = jax.jit(sensitivity_of_noise, static_argnames="average")
+compiled_bias_variance = jax.jit(bias_variance)
+compiled_logit_variance = jax.jit(logit_variance, static_argnames="unbiased")
+compiled_softmax = jax.jit(jax.nn.softmax)
 
 
 def all_finite(tree: Any) -> bool:
@@ -373,7 +388,7 @@ def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
     """
     predictions, targets = logits, data.y_test
     if data.task == "classification":
-        predictions = np.asarray(jax.nn.softmax(logits))
+        predictions = np.asarray(compiled_softmax(logits))
         targets = np.eye(data.num_outputs, dtype=predictions.dtype)[targets]
     # Scaled, because outputs of 1e25 have no square in float32.
     unit = max(1.0, float(np.abs(predictions).max()))
@@ -382,7 +397,7 @@ def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
         # One member has a loss; what varies between members is unknown, not 0.
         loss = float(((predictions[0] - targets) ** 2).sum(-1).mean()) * unit**2
         return {"bias": None, "variance": None, "mse_loss": loss, "logit_variance": None}
-    parts = bias_variance(jnp.asarray(predictions), jnp.asarray(targets))
+    parts = compiled_bias_variance(predictions, targets)
     return {
         "bias": float(parts.bias) * unit**2,
         "variance": float(parts.variance) * unit**2,
@@ -394,4 +409,4 @@ def cell_numbers(logits: np.ndarray, data: Dataset) -> dict[str, float | None]:
 def scaled_logit_variance(logits: np.ndarray) -> float:
     """A eq. 13, unbiased over the few members (eq. 14 is about all), logits as large as 1e38 included."""
     unit = float(np.abs(logits).max()) or 1.0
-    return float(logit_variance(jnp.asarray(logits / np.float32(unit)), unbiased=True)) * unit**2
+    return float(compiled_logit_variance(logits / np.float32(unit), unbiased=True)) * unit**2

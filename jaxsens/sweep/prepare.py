@@ -9,8 +9,8 @@ from jaxsens import data as datasets
 from jaxsens.checks import refuse
 from jaxsens.models import Network, build, check_chain, check_perceptron_config
 from jaxsens.sweep.cells import INPUT_SCALES, Cell, DataConfig, RobustnessConfig
-from jaxsens.sweep.programs import shared_training
-from jaxsens.train import LOSSES, Training, make_train
+from jaxsens.sweep.programs import shared_start, shared_training
+from jaxsens.train import LOSSES, Training
 from jaxsens.types import PIECEWISE_LINEAR
 
 __all__ = ["build_network", "prepare_data", "prepare_training"]
@@ -40,12 +40,11 @@ def prepare_data(config: DataConfig, pool: datasets.Dataset | None = None) -> da
 
 def prepare_training(cell: Cell, data: datasets.Dataset) -> Training:
     """The cell's training; all but its start is shared by cells that differ in their initial weights."""
-    built = build_network(cell, data)
+    build_network(cell, data)  # refuses what cannot be built or measured
     shape = data.x_train.shape[1:]
-    training = shared_training(
-        dataclasses.replace(cell.model, init="SN"), shape, data.num_outputs, cell.train
-    )
-    return dataclasses.replace(training, start=make_train(cell.train, built.init, built.apply).start)
+    any_init = dataclasses.replace(cell.model, init="SN")
+    training = shared_training(any_init, shape, data.num_outputs, cell.train)
+    return dataclasses.replace(training, start=shared_start(cell.model, shape, data.num_outputs, cell.train))
 
 
 def build_network(cell: Cell, data: datasets.Dataset) -> Network:

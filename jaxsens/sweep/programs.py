@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
@@ -9,9 +10,29 @@ from jaxsens.models import ModelConfig, build, without_batch_norm
 from jaxsens.sweep.cells import AUGMENTATIONS, ComplexityConfig, MeasureConfig
 from jaxsens.sweep.complexity import ComplexityPrograms, compile_complexity
 from jaxsens.sweep.evaluate import Programs, compile_programs
-from jaxsens.train import TrainConfig, Training, initial, make_train
+from jaxsens.train import Member, TrainConfig, Training, initial, make_train
 
-__all__ = ["shared_initial", "shared_measures", "shared_training"]
+__all__ = ["release_programs", "shared_initial", "shared_measures", "shared_start", "shared_training"]
+
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = Path("/proc/sys/vm/max_map_count")
+
+
+def release_programs() -> bool:
+    """Forgets all that is compiled where this process has half the memory maps that it may have; tells if so.
+
+    XLA keeps a program for the CPU in several maps, a cell's programs in about 800. Linux allows 65,530 by
+    default (`vm.max_map_count`), and the one more ends the process with a segmentation fault. Elsewhere than
+    on Linux nothing is done.
+    """
+    if not _MAPS.exists():
+        return False
+    most = int(_MOST_MAPS.read_text())
+    with _MAPS.open() as maps:
+        many = sum(1 for _ in maps) > most // 2
+    if many:
+        jax.clear_caches()
+    return many
 
 
 # Compiling takes longer than measuring a small network, so a sweep does it once for equal architectures, and
@@ -24,6 +45,15 @@ def shared_training(
     network = build(model, input_shape=input_shape, num_outputs=num_outputs)
     augment = None if train.augment is None else AUGMENTATIONS[train.augment]
     return make_train(train, network.init, network.apply, augment=augment)
+
+
+@functools.lru_cache(maxsize=32)
+def shared_start(
+    model: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, train: TrainConfig
+) -> Callable[..., Member]:
+    """`Training.start` of an architecture and initialiser."""
+    network = build(model, input_shape=input_shape, num_outputs=num_outputs)
+    return make_train(train, network.init, network.apply).start
 
 
 @functools.lru_cache(maxsize=32)

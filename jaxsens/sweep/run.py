@@ -23,7 +23,7 @@ from jaxsens.sweep.evaluate import evaluate_cell, predicted_at_init
 from jaxsens.sweep.lock import Claims
 from jaxsens.sweep.members import Job, batched, train_together, trained_members
 from jaxsens.sweep.prepare import build_network, prepare_data, prepare_training
-from jaxsens.sweep.programs import shared_initial, shared_measures
+from jaxsens.sweep.programs import release_programs, shared_initial, shared_measures
 from jaxsens.sweep.store import (
     Networks,
     cell_file,
@@ -248,6 +248,7 @@ def run_cell(
     written if `keep`. Half-way work is kept beside it if `config.checkpoint`, but for cells with snapshots,
     whose earlier measurements would be lost.
     """
+    release_programs()
     seeds = tuple(range(cell.seeds))
     training = prepare_training(cell, data)
     programs = shared_measures(

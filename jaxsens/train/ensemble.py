@@ -1,6 +1,7 @@
 """Many members as one program: over seeds by `vmap` or `lax.map`, over devices by `shard_map`."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxsens.train.checkpoint import restore_members, save_members
 from jaxsens.train.hyper import HyperParameters
 from jaxsens.train.member import Member, Training
 from jaxsens.train.memory import available_bytes, compiled_bytes, largest_fit, stored_bytes, traced_bytes
+from jaxsens.train.packing import Packed
 
 __all__ = ["Progress", "default_member_axis", "device_mesh", "train_ensemble"]
 
@@ -90,6 +92,9 @@ def train_ensemble(
     `observe(epoch, members)` is called at each epoch of `snapshots` with the members as they are then, those
     that are done as they ended, even where all are done. Snapshots before a restored checkpoint are not seen.
 
+    Under "vmap", members that are done are left out of the program when half of them are: it is compiled anew
+    for those that are left.
+
     Members that would need more than `max_bytes` of a device (default: most of its memory) train in equal
     parts, one after the other. Their arrays, but for the keys, are then NumPy's, and so are those of the
     snapshots, which are observed after the last part.
@@ -123,7 +128,8 @@ def train_ensemble(
     width = _members_at_once(advance, shapes, len(keys), xs, ys, mesh, max_bytes, len(set(snapshots)))
 
     xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, PartitionSpec()))
-    run = _Run(training, _start_program(training.start, member_axis, mesh), advance, xs, ys, width)
+    start = _start_program(training.start, member_axis, mesh)
+    run = _Run(training, start, advance, xs, ys, width, mesh, packs=member_axis == "vmap")
     if width >= len(keys):
         return run.train(keys, hyper, report, checkpoint, snapshots, observe)
     return _train_in_parts(run, keys, hyper, report, checkpoint, snapshots, observe)
@@ -138,6 +144,9 @@ class _Run(NamedTuple):
     xs: Array
     ys: Array
     width: int
+    mesh: Mesh
+    packs: bool
+    """Whether members that are done cost as much as others: `vmap` computes and masks them, `map` does not."""
 
     def train(
         self,
@@ -158,34 +167,45 @@ class _Run(NamedTuple):
         if checkpoint is not None:
             members = restore_members(checkpoint, members, num_members)
 
-        def only(members: Member) -> Member:
-            """Without the padding; copies, because the next call reuses the memory."""
-            return jax.tree.map(lambda leaf: jnp.copy(leaf[:num_members]), members)
-
         max_epochs = self.training.config.max_epochs
+        packed = Packed(members, self.mesh)
         epochs_per_call, saved = 1, time.monotonic()
+        first_call, later_calls = math.nan, 0.0
         epoch = int(jnp.max(members.epoch))
         ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
         while True:
-            if ahead and (ahead[0] == epoch or np.all(members.done)):
-                observe(ahead.pop(0), only(members))
+            if ahead and (ahead[0] == epoch or packed.all_done):
+                observe(ahead.pop(0), packed.first(num_members))
                 continue
-            if epoch >= max_epochs or np.all(members.done):
-                return only(members)
+            if epoch >= max_epochs or packed.all_done:
+                return packed.first(num_members)
             began = time.monotonic()
             epoch = min(epoch + epochs_per_call, max_epochs, *ahead[:1])
-            members = jax.block_until_ready(self.advance(members, self.xs, self.ys, jnp.int32(epoch)))
+            packed.put(jax.block_until_ready(self.advance(packed.take(), self.xs, self.ys, jnp.int32(epoch))))
             elapsed = time.monotonic() - began
             # Doubling keeps the rhythm without trusting the first call, which compiles.
             if elapsed < _SECONDS_PER_CALL / 2:
                 epochs_per_call *= 2
-            done, losses = np.asarray(members.done)[:num_members], np.asarray(members.loss)[:num_members]
+            first_call, later_calls = (
+                (elapsed, 0.0) if math.isnan(first_call) else (first_call, later_calls + elapsed)
+            )
+            if self.packs and _compiling_pays(first_call, later_calls) and packed.pack():
+                first_call = math.nan
+            done, losses = packed.done[:num_members], packed.losses[:num_members]
             if report is not None:
                 report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
             due = time.monotonic() - saved > _SECONDS_PER_CHECKPOINT or (save_end and done.all())
             if checkpoint is not None and due:
-                save_members(checkpoint, members, num_members, step=epoch)
+                save_members(checkpoint, packed.members, num_members, step=epoch)
                 saved = time.monotonic()
+
+
+def _compiling_pays(first_call: float, later_calls: float) -> bool:
+    """Whether to compile a smaller program: when this one has run for as long as it took to get.
+
+    So compiling at most doubles the time, however early the members that are left end.
+    """
+    return later_calls > first_call
 
 
 def _members_at_once(
