@@ -170,8 +170,8 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
     """The folder of the results; None where another process writes them."""
     if options.merge and (options.distributed or options.shard != "0/1" or options.cells != "*"):
         raise InputError(
-            "got --merge with --distributed, --shard or --cells; expected it without: nothing runs, all that is "
-            "finished is taken; leave them out"
+            "got --merge with --distributed, --shard or --cells; expected it alone: all that is finished is "
+            "taken; leave them out"
         )
     if options.distributed:
         join_processes()  # before any use of a device

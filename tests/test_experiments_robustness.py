@@ -91,6 +91,7 @@ def test_the_survey_and_its_comparisons(store, tmp_path, capsys, monkeypatch):
     assert float(gap["low"]) > 30
 
 
+@pytest.mark.slow
 def test_near_the_data(store, tmp_path, capsys):
     table, rows = run("robustness/near_data", store, tmp_path, capsys)
     whole("robustness/near_data", table, tmp_path)

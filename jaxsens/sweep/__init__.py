@@ -15,8 +15,8 @@ from jaxsens.sweep.cells import (
 from jaxsens.sweep.conditions import BINS_PER_DECADE, FLIP_DELTAS, OUTPUT_BINS
 from jaxsens.sweep.config import SweepConfig
 from jaxsens.sweep.estimates import ESTIMATORS, Estimator, loss_estimates
-from jaxsens.sweep.pointwise import POINT_SCORES
 from jaxsens.sweep.merge import merge_stores
+from jaxsens.sweep.pointwise import POINT_SCORES
 from jaxsens.sweep.presets import (
     CONDITIONS_CPU,
     CONDITIONS_PAPER,

@@ -146,7 +146,7 @@ class _Run(NamedTuple):
     width: int
     mesh: Mesh
     packs: bool
-    """Whether members that are done cost as much as others: `vmap` computes and masks them, `map` does not."""
+    """Whether members that are done cost as much as others: `vmap` masks them, `map` leaves them out."""
 
     def train(
         self,
