@@ -143,9 +143,12 @@ def interaction_condition(
 
     # One at a time: vmap would hold all layers once more for each example.
     logs = jax.lax.map(log_ratios, (xs.reshape(xs.shape[0], -1), active))
-    logs = jnp.where(in_range[:, None], logs, jnp.nan)
-    logs = carry_nan(logs, weights, biases, examples=xs)
-    return Interactions(jnp.exp(logs), jnp.exp(-jnp.max(logs, axis=1)))
+    # Last, because XLA's exponential on a CPU (jaxlib 0.10.1) makes a finite number of a NaN.
+    found = Interactions(
+        jnp.where(in_range[:, None], jnp.exp(logs), jnp.nan),
+        jnp.where(in_range, jnp.exp(-jnp.max(logs, axis=1)), jnp.nan),
+    )
+    return carry_nan(found, weights, biases, examples=xs)
 
 
 def flip_condition(
