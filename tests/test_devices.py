@@ -160,8 +160,8 @@ def free_port():
         return one.getsockname()[1]
 
 
-def start_two(out, programs, *, fails=False):
-    """Two processes on the loopback device, two CPU devices each: their exit codes and what they said."""
+def start_two(words, programs):
+    """`python words` twice on the loopback device, two CPU devices each: exit codes and what they said."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
@@ -171,10 +171,9 @@ def start_two(out, programs, *, fails=False):
         "JAX_COMPILATION_CACHE_DIR": str(programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    code = SCRIPT.format(tests=str(ROOT / "tests"), out=str(out), fails=fails)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, *words],
             env=environment | {"JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -190,16 +189,20 @@ def start_two(out, programs, *, fails=False):
     return [process.returncode for process in started], said
 
 
+def script(out, *, fails=False):
+    return ["-c", SCRIPT.format(tests=str(ROOT / "tests"), out=str(out), fails=fails)]
+
+
 @pytest.mark.slow
 def test_two_processes_write_one_table(finished, tmp_path):
     """Also where one of them fails: what it lacks is named, and computed by the same command again."""
     out, programs = tmp_path / "two", tmp_path / "programs"
-    codes, said = start_two(out, programs, fails=True)
+    codes, said = start_two(script(out, fails=True), programs)
     assert codes[0] == 0, said
     assert codes[1] != 0
     assert "process 1 of 2: a fault of this test; waiting for the others" in said[1][1]
     assert read_manifest(out)["missing_cells"] == ["fc-SN"]
-    codes, said = start_two(out, programs)
+    codes, said = start_two(script(out), programs)
     assert codes == [0, 0], said
     ours = [[line for line in text.splitlines() if line.startswith(("cell", "table"))] for text, _ in said]
     assert ours == [
@@ -213,6 +216,24 @@ def test_two_processes_write_one_table(finished, tmp_path):
     assert manifest["missing_cells"] == []
     assert [environment["num_devices"] for environment in manifest["environments"]] == [2]
     assert not [path for path in out.iterdir() if path.name.startswith(".process")]
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_and_little_memory(tmp_path, monkeypatch):
+    """The table of one process with all memory; of two members for each of two devices one fits at once."""
+    command = [str(ROOT / "experiments" / "fig5.py"), "--cells", "fc-2x32-*", "--seeds", "4"]
+    store, programs = ["--store", str(tmp_path / "cells")], tmp_path / "programs"
+    two = tmp_path / "two"
+    words = [*command, *store, "--out", str(two), "--distributed", "--max-memory", "1e-4"]
+    codes, said = start_two(words, programs)
+    assert codes == [0, 0], said
+    assert (two / "fig5.png").stat().st_size > 10_000
+    assert sorted("manifest.json and the figure" in text for text, _ in said) == [False, True]
+    one = tmp_path / "one"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(programs)}
+    alone = [sys.executable, *command, "--out", str(one), "--store", str(tmp_path / "others")]
+    subprocess.run(alone, env=environment, check=True, capture_output=True)
+    close(read_table(one).rows(), read_table(two).rows())
 
 
 def test_parts_of_parts_are_all_of_them(monkeypatch):
