@@ -12,22 +12,19 @@ jaxtyping.install_import_hook("jaxsens", "beartype.beartype")
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+def pytest_configure(config):
+    """What JAX compiles is kept for the next run, a folder for each process: JAX does not write there at once."""
+    folder = config.cache.mkdir("jax") / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_programs(request):
-    """Kept in pytest's cache for the next run, a folder for each module, which one process runs at a time.
-
-    In memory they end with their module: each is some memory maps, of which Linux gives a process 65,530, and
-    the suite would need more.
-    """
-    folder = request.config.cache.mkdir("jax") / request.module.__name__
-    compilation_cache.reset_cache()
-    compilation_cache.set_cache_dir(str(folder))
+def compiled_programs_end_with_their_module():
+    """Each is some memory maps, of which Linux gives a process 65,530: the suite would need more."""
     yield
     jax.clear_caches()
 
