@@ -19,6 +19,7 @@ __all__ = [
     "Flatten",
     "Layer",
     "MaxPool",
+    "OverlappingMaxPool",
     "Residual",
     "output_shape",
 ]
@@ -76,14 +77,35 @@ class MaxPool:
 
 
 @dataclasses.dataclass(frozen=True)
-class AveragePool:
-    """The mean over windows of size x size, or over all that is left where that is smaller."""
+class OverlappingMaxPool:
+    """The maximum over windows of size x size, moved by `stride`, that reach `padding` beyond the border."""
 
-    size: int = 2
+    size: int = 3
+    stride: int = 2
+    padding: int = 1
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """(H, W, C) to (H', W', C)."""
+        height, width, channels = _image(self, shape)
+        if not 0 <= 2 * self.padding <= self.size:
+            raise refuse(f"{self}", "padding of at most half the size", "use a window that reaches the image")
+        sides = ((side + 2 * self.padding - self.size) // self.stride + 1 for side in (height, width))
+        return _kept(self, shape, (*sides, channels))
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragePool:
+    """The mean over windows of size x size, or over all that is left where that is smaller.
+
+    A size of None takes all there is.
+    """
+
+    size: int | None = 2
 
     def window(self, shape: Shape) -> tuple[int, int]:
         """The window that fits."""
-        return min(self.size, shape[0]), min(self.size, shape[1])
+        height, width = shape[:2]
+        return (height, width) if self.size is None else (min(self.size, height), min(self.size, width))
 
     def output_shape(self, shape: Shape) -> Shape:
         """(H, W, C) to (H // size, W // size, C), at least 1 x 1."""
@@ -131,7 +153,7 @@ class Residual:
         return branch
 
 
-Layer: TypeAlias = Conv | Dense | MaxPool | AveragePool | Flatten | Dropout | Residual
+Layer: TypeAlias = Conv | Dense | MaxPool | OverlappingMaxPool | AveragePool | Flatten | Dropout | Residual
 
 
 def output_shape(layers: tuple[Layer, ...], shape: Shape) -> Shape:

@@ -230,6 +230,17 @@ class Pool(nnx.Module):
         return self.reduce(xs.reshape(-1, height, rows, width, columns, xs.shape[-1]), axis=(2, 4))
 
 
+class WindowPool(nnx.Module):
+    """Max pooling over windows that overlap; the derivative goes to the first of several equal entries."""
+
+    def __init__(self, layer: spec.OverlappingMaxPool, shape: tuple[int, ...], parts: Parts):
+        self.layer = layer
+
+    def __call__(self, xs, call: Call):
+        size, stride, padding = self.layer.size, self.layer.stride, self.layer.padding
+        return nnx.max_pool(xs, (size, size), strides=(stride, stride), padding=[(padding, padding)] * 2)
+
+
 class Flatten(nnx.Module):
     """One vector per example."""
 
@@ -270,6 +281,7 @@ _MODULES = {
     spec.Conv: Affine,
     spec.Dense: Affine,
     spec.MaxPool: Pool,
+    spec.OverlappingMaxPool: WindowPool,
     spec.AveragePool: Pool,
     spec.Flatten: Flatten,
     spec.Dropout: Dropout,

@@ -8,7 +8,17 @@ import dataclasses
 import re
 
 from jaxsens.checks import check_at_least, check_choice, check_positive, refuse
-from jaxsens.models.layers import AveragePool, Conv, Dense, Dropout, Flatten, Layer, MaxPool, Residual
+from jaxsens.models.layers import (
+    AveragePool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool,
+    OverlappingMaxPool,
+    Residual,
+)
 
 __all__ = ["ModelConfig", "alexnet", "cnn", "fully_connected", "resnet", "vgg", "vgg_stacks"]
 
@@ -258,36 +268,59 @@ _RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 _RESNET_BLOCKS = {"appendix": True, "usual": False}
 
 
-def resnet(depth: int, scale: float | int, *, block: str = "appendix", init: str = "XU") -> ModelConfig:
+_RESNET_SHORTCUTS = ("projection", "identity")
+_RESNET_STEMS = ("cifar", "imagenet")
+
+
+def resnet(
+    depth: int,
+    scale: float | int,
+    *,
+    block: str = "appendix",
+    shortcut: str = "projection",
+    stem: str = "cifar",
+    init: str = "XU",
+) -> ModelConfig:
     """ResNet18, 34 (s): stages of 64, 128, 256, 512 (x s) channels without biases, one affine layer.
 
     Each block is 2 x Conv(h, 3) + Conv(h, 1) with BN, then ReLU of the sum. The 1 x 1 convolution is in every
     block. A gives neither stem, strides nor head; they are the usual ones for 32 x 32 images: Conv(64 s, 3),
     stride 2 from the second stage on, the mean over the last 4 x 4 pixels.
+
+    The usual ResNet (He et al. 2016, torchvision) has `block="usual"` and `shortcut="identity"`: a 1 x 1
+    convolution only where the block changes the shape. For ImageNet its `stem="imagenet"` is Conv(64 s, 7, 2,
+    3) and a max-pool over 3 x 3 pixels with stride 2. With either, the mean is over all last pixels.
     """
     check_choice("depth", depth, _RESNET_STAGES)
     check_choice("block", block, _RESNET_BLOCKS)
-    activate = _RESNET_BLOCKS[block]
+    check_choice("shortcut", shortcut, _RESNET_SHORTCUTS)
+    check_choice("stem", stem, _RESNET_STEMS)
+    activate, identity, imagenet = _RESNET_BLOCKS[block], shortcut == "identity", stem == "imagenet"
 
     def conv(channels: int, kernel: int, stride: int = 1, *, activate: bool = True) -> Conv:
         return Conv(channels, kernel, stride, kernel // 2, batch_norm=True, activate=activate, use_bias=False)
 
-    layers: tuple[Layer, ...] = (conv(_scaled(64, scale), 3),)
+    first = _scaled(64, scale)
+    layers: tuple[Layer, ...] = (conv(first, 7, 2), OverlappingMaxPool()) if imagenet else (conv(first, 3),)
+    before = first
     for stage, blocks in enumerate(_RESNET_STAGES[depth]):
         channels = _scaled(64 * 2**stage, scale)
         for index in range(blocks):
             stride = 2 if stage > 0 and index == 0 else 1
+            projection = (conv(channels, 1, stride, activate=activate),)
             layers += (
                 Residual(
                     branch=(conv(channels, 3, stride), conv(channels, 3, activate=activate)),
-                    shortcut=(conv(channels, 1, stride, activate=activate),),
+                    shortcut=() if identity and (stride, channels) == (1, before) else projection,
                 ),
             )
+            before = channels
+    kind = ("-identity" if identity else "") + ("-imagenet" if imagenet else "")
     return ModelConfig(
-        name=f"resnet{depth}-s{scale:g}",
+        name=f"resnet{depth}-s{scale:g}{kind}",
         family=f"resnet{depth}",
         scale=scale,
-        layers=(*layers, AveragePool(4), Flatten()),
+        layers=(*layers, AveragePool(None if kind else 4), Flatten()),
         hidden_layers=depth - 1,
         regularization="bn",
         init=init,
