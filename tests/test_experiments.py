@@ -75,7 +75,8 @@ def test_networks_of_two_figures_are_trained_once(name, of, store, tmp_path, mon
 
 def test_a_part_of_figure_1_is_drawn(tmp_path, capsys):
     words = ["--cells", "alexnet-h4-*", "--seeds", "2", "--out", str(tmp_path)]
-    assert cli.main(experiment("fig1"), [*words, "--store", str(tmp_path / "cells")]) == 0, capsys.readouterr().err
+    words += ["--store", str(tmp_path / "cells")]
+    assert cli.main(experiment("fig1"), words) == 0, capsys.readouterr().err
     assert read_table(tmp_path).cells() == ("alexnet-h4-d64-xu",)
     assert (tmp_path / "fig1.png").stat().st_size > 10_000
 
