@@ -1,117 +1,65 @@
-"""How fast Figure 2's fully-connected networks train on a CPU: our ensembles against PyTorch in turn.
+"""Ten fully-connected networks of 3 hidden layers: an epoch of Adam over 1000 inputs in 8 batches.
 
-    python benchmarks/fully_connected.py        # needs the extra `bench` for PyTorch's row
-
-The networks of `experiments/fig2.py --preset cpu` without regularisation, 5 seeds each, on 1000 inputs of
-3072 numbers in 8 batches, Adam, compilation apart. Both ways take turns, network by network. PyTorch gets its
-data in memory, without a DataLoader. Prints a table and writes `benchmarks/fully_connected.json`.
+Ours is one program for all seeds, members in turn (`lax.map`, the default on a CPU) or side by side (`vmap`).
+PyTorch trains them one after the other, with Adam as it comes and fused, and so does a Python loop around a
+jitted step in JAX. All start from the same weights and take the same batches in the same order; their losses
+are compared.
 """
 
-import importlib.util
-import itertools
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+import functools
+from collections.abc import Iterator, Mapping
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import in_torch
+from timing import Ready, Row, Way
+from training import Data, Task, initial_params, one_by_one, one_program, random_data
 
-from jaxsens.models import build, fully_connected
-from jaxsens.train import TrainConfig, make_train
+from jaxsens.models import fully_connected
 
-SEEDS, EXAMPLES, SIZE, OUTPUTS, EPOCHS, ROUNDS = 5, 1000, 3072, 10, 4, 3
-NETWORKS = (
-    *((1, width) for width in (100, 300)),
-    *((layers, width) for layers in (2, 3, 4) for width in (100, 200, 300)),
-    *((2, 140), (4, 63)),
-)
+__all__ = ["rows"]
 
 
-def ours(layers: int, width: int, xs: np.ndarray, ys: np.ndarray) -> Callable[[], None]:
-    """Trains five seeds by the compiled program that the experiments run."""
-    network = build(fully_connected(layers, width), input_shape=(SIZE,), num_outputs=OUTPUTS)
-    training = make_train(TrainConfig(max_epochs=10**6, stop_loss=1e-30), network.init, network.apply)
-    on_device = jnp.asarray(xs), jnp.asarray(ys)
-    over = jax.jit(
-        lambda members, until: jax.lax.map(lambda m: training.advance(m, *on_device, until), members)
-    )
-    held = {"members": jax.vmap(training.start)(jax.random.split(jax.random.key(0), SEEDS)), "epoch": 0}
-
-    def run() -> None:
-        held["epoch"] += EPOCHS
-        held["members"] = jax.block_until_ready(over(held["members"], jnp.int32(held["epoch"])))
-
-    return run
+def rows(smoke: bool) -> Iterator[Row]:
+    """A row for each width."""
+    for width in (8, 16) if smoke else (100, 200, 300, 400, 500):
+        task = Task(
+            model=fully_connected(3, width),
+            input_shape=(64 if smoke else 3072,),
+            examples=64 if smoke else 1000,
+            members=2 if smoke else 10,
+            epochs=1,
+            batch_size=16 if smoke else 128,
+        )
+        # Memory is that of one width: a fresh process for each way takes its time.
+        yield ensemble_row(task, f"fc-3x{width}", "epoch", rounds=2 if smoke else 5, peak=width in (8, 300))
 
 
-def in_turn(layers: int, width: int, xs: np.ndarray, ys: np.ndarray) -> Callable[[], None]:
-    """Trains five PyTorch networks, one after the other."""
-    import torch
-    from torch import nn
+def ensemble_row(
+    task: Task, name: str, what: str, *, rounds: int, peak: bool, more: Mapping[str, Way] | None = None
+) -> Row:
+    """Ours against PyTorch, and against JAX one by one; `more` are further peers."""
+    program = {axis: functools.partial(one_program, task, member_axis=axis) for axis in ("map", "vmap")}
 
-    def make() -> nn.Module:
-        sizes = [SIZE, *[width] * layers]
-        hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*hidden, nn.Linear(width, OUTPUTS))
+    def in_pytorch(data: Data, fused: bool) -> Ready:
+        return in_torch.in_turn(task.model, task.input_shape, initial_params(task), *data, fused=fused)
 
-    models = [make() for _ in range(SEEDS)]
-    inputs, labels = torch.from_numpy(xs), torch.from_numpy(ys).long()
-    optimizers = [torch.optim.Adam(model.parameters(), 1e-3) for model in models]
-
-    def run() -> None:
-        for model, optimizer in zip(models, optimizers, strict=True):
-            for _ in range(EPOCHS):
-                for batch in torch.randperm(EXAMPLES).split(EXAMPLES // 8):
-                    optimizer.zero_grad()
-                    nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-                    optimizer.step()
-
-    return run
-
-
-def main() -> None:
-    """Times both ways, network by network."""
-    rng = np.random.default_rng(0)
-    xs = rng.random((EXAMPLES, SIZE), np.float32)
-    ys = rng.integers(0, OUTPUTS, EXAMPLES, dtype=np.int32)
-    makers = {"jaxsens": ours}
-    if importlib.util.find_spec("torch"):
-        makers["PyTorch"] = in_turn
-    rows = []
-    for layers, width in NETWORKS:
-        ways = {name: make(layers, width, xs, ys) for name, make in makers.items()}
-        for run in ways.values():
-            run()
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
-            for name, run in ways.items():
-                began = time.perf_counter()
-                run()
-                seconds[name].append((time.perf_counter() - began) / EPOCHS / SEEDS)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
-        rows.append({"network": f"fc-{layers}x{width}"} | medians)
-        print(rows[-1], flush=True)
-    totals = {name: sum(row[name] for row in rows) for name in makers}
-    ratio = round(totals["PyTorch"] / totals["jaxsens"], 2) if "PyTorch" in totals else None
-    print(f"seconds an epoch and network, all networks: {totals}; PyTorch / jaxsens: {ratio}")
-    record = {
-        "jax": jax.__version__,
-        "machine": platform.machine(),
-        "seeds": SEEDS,
-        "epochs": EPOCHS,
-        "rounds": ROUNDS,
-        "seconds_per_epoch_and_network": [
-            {name: value if isinstance(value, str) else round(value, 5) for name, value in row.items()}
-            for row in rows
-        ],
-        "pytorch_over_jaxsens": ratio,
+    pytorch = {
+        f"PyTorch, {adam}, one after the other": Way(
+            functools.partial(in_pytorch, fused=fused), task.epochs, peak=peak and fused
+        )
+        for adam, fused in (("Adam", False), ("fused Adam", True))
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    jax = {"JAX, one after the other": Way(functools.partial(one_by_one, task), task.epochs, peak=peak)}
+    return Row(
+        name=name,
+        unit=f"{what} of {task.members} seeds",
+        data=lambda: random_data(task),
+        ours={
+            "one program, members in turn": Way(program["map"], task.epochs, peak=peak),
+            "one program, members side by side": Way(program["vmap"], task.epochs, peak=peak),
+        },
+        peers={**in_torch.peers(pytorch), **jax, **(more or {})},
+        absent=in_torch.ABSENT,
+        # Adam takes steps of one length however small a gradient is, and so amplifies rounding.
+        tolerance=5e-3,
+        rounds=rounds,
+    )

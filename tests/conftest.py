@@ -16,6 +16,8 @@ import pytest
 
 def pytest_configure(config):
     """What JAX compiles is kept for the next run, a folder for each process: two would write one file."""
+    if getattr(config, "cache", None) is None:  # -p no:cacheprovider
+        return
     folder = config.cache.mkdir("jax") / os.environ.get("PYTEST_XDIST_WORKER", "alone")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,8 +34,9 @@ from jaxsens.sweep import (
 )
 from jaxsens.sweep import members as members_module
 from jaxsens.sweep import run as run_module
+from jaxsens.sweep.lock import Claims
 from jaxsens.sweep.run import prepare_data
-from jaxsens.table import read_manifest, read_table
+from jaxsens.table import Table, read_manifest, read_rows, read_table, write_rows
 from jaxsens.train import LOSSES, TrainConfig, make_train
 
 ROOT = Path(__file__).parents[1]
@@ -362,24 +364,25 @@ def test_shards_make_up_the_whole(finished, tmp_path):
     assert without_times(whole) == without_times(table)
 
 
-def test_shards_with_stores_of_their_own_are_merged(finished, tmp_path, monkeypatch):
-    """Rows, networks and environments come; a damaged file and another configuration do not."""
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two stores with a cell each, rows and networks; each says of itself where it ran."""
+    found = []
+    for index in range(2):
+        folder = tmp_path_factory.mktemp(f"shard-{index}")
+        shard = Shard.parse(f"{index}/2")
+        config = SweepConfig("test", folder, num_devices=1, shard=shard, keep_networks=True)
+        run_sweep(GRID, config)
+        (file,) = config.cells.glob("*.parquet")
+        write_rows(read_rows(file), file, metadata={"environment": f'{{"host": "{index}"}}'})
+        found.append(config.cells)
+    return found
+
+
+def test_shards_with_stores_of_their_own_are_merged(finished, stores, tmp_path, monkeypatch):
+    """Rows, networks and where they ran come, from the first that has them; what is here stays."""
     _, table = finished
-    shards = [
-        SweepConfig(
-            "test",
-            tmp_path / f"out-{i}",
-            store=tmp_path / f"store-{i}",
-            num_devices=1,
-            shard=Shard.parse(f"{i}/2"),
-            keep_networks=True,
-        )
-        for i in range(2)
-    ]
-    for shard in shards:
-        run_sweep(GRID, shard)
     monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail
-    stores = [shard.store for shard in shards]
     here = SweepConfig("test", tmp_path / "out", num_devices=1, keep_networks=True)
     part = merge_stores(GRID, here, stores[:1])
     assert part.cells() == (GRID[0].name,)
@@ -387,19 +390,60 @@ def test_shards_with_stores_of_their_own_are_merged(finished, tmp_path, monkeypa
     whole = merge_stores(GRID, here, stores)
     assert without_times(whole) == without_times(table)
     assert read_manifest(here.out)["missing_cells"] == []
-    assert read_manifest(here.out)["environments"] == read_manifest(shards[0].out)["environments"]
-    names = [sorted(path.name for path in (store / "networks").iterdir()) for store in (*stores, here.cells)]
-    assert names[0] + names[1] == names[2] or names[1] + names[0] == names[2]
+    assert read_manifest(here.out)["environments"] == [{"host": "0"}, {"host": "1"}]
+    names = [{path.name for path in (store / "networks").iterdir()} for store in (*stores, here.cells)]
+    assert names[2] == names[0] | names[1]
 
+    # The rows of another store do not replace those that are here; a damaged file here is replaced.
+    (theirs,) = stores[0].glob("*.parquet")
+    ours = here.cells / theirs.name
+    changed = Table.from_rows(row | {"test_loss": 7.0} for row in read_rows(ours).rows())
+    write_rows(changed, ours, metadata={"environment": "{}"})
+    assert (merge_stores(GRID, here, stores).where(cell=GRID[0].name).column("test_loss") == 7).all()
+    ours.write_bytes(ours.read_bytes()[:-7])
+    assert without_times(merge_stores(GRID, here, stores)) == without_times(table)
+
+
+def test_what_cannot_be_read_is_not_merged(stores, tmp_path):
+    """Damaged files, those of another program, other configurations; a network waits for a sound one."""
+    here = SweepConfig("test", tmp_path / "out", num_devices=1, keep_networks=True)
     other = [dataclasses.replace(cell, seeds=2) for cell in GRID]
-    none = merge_stores(other, dataclasses.replace(here, out=tmp_path / "other"), stores)
-    assert len(none) == 0
-    (cell,) = stores[0].glob("*.parquet")
-    cell.write_bytes(cell.read_bytes()[:-7])
-    elsewhere = dataclasses.replace(here, out=tmp_path / "damaged")
-    assert merge_stores(GRID, elsewhere, stores).cells() == (GRID[1].name,)
-    with pytest.raises(InputError, match="nowhere that is no folder"):
-        merge_stores(GRID, here, [tmp_path / "nowhere"])
+    assert len(merge_stores(other, dataclasses.replace(here, out=tmp_path / "other"), stores)) == 0
+    damaged = tmp_path / "damaged"
+    shutil.copytree(stores[0], damaged)
+    (cell,) = damaged.glob("*.parquet")
+    (network,) = (damaged / "networks").iterdir()
+    network.write_bytes(network.read_bytes()[:2000])
+    rows = read_rows(cell)
+    for content in (
+        lambda: cell.write_bytes(cell.read_bytes()[:-7]),
+        lambda: write_rows(rows, cell),
+        lambda: write_rows(Table.from_rows([{"a": 1}]), cell, metadata={"environment": "{}"}),
+    ):
+        content()
+        assert merge_stores(GRID, here, [damaged, stores[1]]).cells() == (GRID[1].name,)
+    assert not (here.cells / "networks" / network.name).exists()
+    assert merge_stores(GRID, here, [damaged, *stores]).cells() == tuple(cell.name for cell in GRID)
+    sound = stores[0] / "networks" / network.name
+    assert (here.cells / "networks" / network.name).read_bytes() == sound.read_bytes()
+    (tmp_path / "empty").mkdir()
+    for nothing in ("nowhere", "empty"):
+        with pytest.raises(InputError, match=f"{nothing} without finished cells"):
+            merge_stores(GRID, here, [tmp_path / nothing])
+
+
+def test_cells_that_another_run_computes_are_left_to_it(stores, tmp_path):
+    """With what it has kept half-way."""
+    here = SweepConfig("test", tmp_path / "out", num_devices=1)
+    (network,) = (stores[0] / "networks").iterdir()
+    half = members_module.half_way(here.cells / "networks" / network.name)
+    half.mkdir(parents=True)
+    with Claims(here.cells) as claims:
+        claims.take([network.name])
+        with pytest.warns(UserWarning, match=f"{GRID[0].name} is left to process"):
+            assert merge_stores(GRID, here, stores).cells() == (GRID[1].name,)
+    assert half.exists()
+    assert merge_stores(GRID, here, stores).cells() == tuple(cell.name for cell in GRID)
 
 
 def test_one_member_has_no_variance(tmp_path):
@@ -507,7 +551,7 @@ def fig1(*words, **options):
         (["--out", "/proc/nothing"], "cannot be written"),
         (["--preset", "cpu", "--dataset", "digits"], "larger images"),
         (["--dataset", "diabetes"], "images (n, h, w, c)"),
-        (["--merge", "/nowhere"], "/nowhere that is no folder"),
+        (["--merge", "/nowhere"], "/nowhere without finished cells"),
         (["--merge", "cells", "--shard", "0/2"], "got --merge with"),
         (["--dataset", "nothing.npz"], "no file at nothing.npz"),
     ],

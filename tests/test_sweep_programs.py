@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxsens.models import fully_connected
-from jaxsens.sweep import Cell, DataConfig, MeasureConfig, SweepConfig, Watcher, programs, run_sweep
+from jaxsens.sweep import Cell, DataConfig, MeasureConfig, SweepConfig, Watcher, programs, run, run_sweep
 from jaxsens.train import TrainConfig
 
 CELL = Cell(
@@ -82,7 +82,12 @@ def test_programs_are_released_before_there_are_too_many_maps(tmp_path, monkeypa
     before = number_of_maps()
     assert programs.release_programs()
     assert number_of_maps() < before - 100
+    released = []
+    monkeypatch.setattr(run, "release_programs", lambda: released.append(programs.release_programs()))
     again = run_sweep([CELL], SweepConfig("test", tmp_path / "released", num_devices=1))
+    assert released == [True]
     assert without_times(again) == without_times(kept)
-    monkeypatch.setattr(programs, "_MAPS", tmp_path / "none")
-    assert not programs.release_programs()
+    for name in ("_MAPS", "_MOST_MAPS"):
+        with monkeypatch.context() as hidden:
+            hidden.setattr(programs, name, tmp_path / "none")
+            assert not programs.release_programs()

@@ -114,6 +114,19 @@ def test_reports_snapshots_and_checkpoints_are_of_all_members(
 
 
 def test_packing_waits_until_a_compilation_pays():
-    assert not ensemble_module._compiling_pays(2.0, 1.0)
-    assert ensemble_module._compiling_pays(1.0, 2.0)
-    assert not ensemble_module._compiling_pays(float("nan"), 2.0)
+    assert not ensemble_module._compiling_pays(2.0, 3.9)
+    assert ensemble_module._compiling_pays(2.0, 4.1)
+
+
+def test_what_a_compilation_takes_is_known_to_later_ensembles(data, training, monkeypatch):
+    """Their first calls compile nothing, and must not make the next width look free."""
+    timing = ensemble_module._timing(training.advance, "vmap", ensemble_module.device_mesh(1))
+    asked = []
+    monkeypatch.setattr(
+        ensemble_module, "_compiling_pays", lambda slowest, called: asked.append(slowest) or False
+    )
+    for _ in range(2):
+        train_ensemble(training, keys(), *data, member_axis="vmap", num_devices=1)
+    assert min(asked) > 0
+    assert asked == sorted(asked)
+    assert timing.slowest == asked[-1]

@@ -6,13 +6,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["frobenius_norm", "safe_sqrt", "standard_error", "times_ratio"]
+__all__ = ["divisor", "frobenius_norm", "safe_sqrt", "standard_error", "times_ratio"]
 
 
 def safe_sqrt(x: Array) -> Array:
     """The square root, with derivative 0 at 0 in place of infinity. NaN stays NaN."""
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def divisor(largest: Array) -> Array:
+    """The largest size in an array as what to divide it by: 1 for 0, at most an eighth of the dtype's range.
+
+    XLA divides by a number by multiplying with its reciprocal, which above 2^126 is subnormal, taken for 0.
+    """
+    most = 2.0 ** (jnp.finfo(largest.dtype).maxexp - 3)
+    return jnp.where(largest == 0, 1, jnp.minimum(largest, most))
 
 
 def frobenius_norm(a: Array) -> Array:
@@ -22,7 +31,7 @@ def frobenius_norm(a: Array) -> Array:
     float32 long before the norm does. The norm does not depend on that scale, so neither does its derivative.
     """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
-    scale = jnp.where(largest == 0, 1, largest)
+    scale = divisor(largest)
     return scale * safe_sqrt(jnp.sum((a / scale) ** 2))
 
 
@@ -31,7 +40,7 @@ def standard_error(a: Array, axis: int = -1) -> Array:
     a = jnp.moveaxis(a, axis, 0)
     n = a.shape[0]
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=0))
-    scale = jnp.where(largest == 0, 1, largest)
+    scale = divisor(largest)
     return scale * safe_sqrt(jnp.var(a / scale, axis=0, ddof=1) / n)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from jaxsens.checks import check_choice, check_real, is_concrete, refuse
+from jaxsens.metrics._norms import divisor
 from jaxsens.metrics.activations import check_layer_arrays
 
 __all__ = ["log_l2_norm", "log_spectral_norm"]
@@ -132,9 +133,8 @@ def _log_norms(
     def of_layer(matrix: Array) -> Array:
         # The logarithm does not depend on the scale, so neither does its derivative.
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))
-        is_zero = largest == 0
-        scale = jnp.where(is_zero, 1, largest)
-        return jnp.where(is_zero, -jnp.inf, 2 * jnp.log(scale) + log_norm(matrix / scale))
+        scale = divisor(largest)
+        return jnp.where(largest == 0, -jnp.inf, 2 * jnp.log(scale) + log_norm(matrix / scale))
 
     return sum(of_layer(w.reshape(-1, w.shape[-1])) for w in weights)
 

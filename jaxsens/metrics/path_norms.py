@@ -31,6 +31,7 @@ from jaxtyping import Float
 
 from jaxsens.checks import carry_nan, check_choice, is_concrete, refuse
 from jaxsens.metrics._batching import bind
+from jaxsens.metrics._norms import divisor
 from jaxsens.metrics._trace import Kind, Operation, Trace, Untraceable, evaluate, trace
 from jaxsens.metrics.norms import FORMS, LogMargin, check_log_margin, per_margin
 from jaxsens.types import Function, Params
@@ -204,11 +205,10 @@ class _Scaled(NamedTuple):
 
 
 def _scaled(entries: Array, log_scale: Array | float) -> _Scaled:
-    """The same number with a mantissa whose largest entry is 1."""
+    """The same number with a mantissa whose largest entry is about 1."""
     largest = jax.lax.stop_gradient(jnp.max(entries, initial=0))
-    is_zero = largest == 0
-    scale = jnp.where(is_zero, 1, largest)
-    return _Scaled(entries / scale, jnp.where(is_zero, -jnp.inf, jnp.log(scale) + log_scale))
+    scale = divisor(largest)
+    return _Scaled(entries / scale, jnp.where(largest == 0, -jnp.inf, jnp.log(scale) + log_scale))
 
 
 def _aligned(values: Sequence[_Scaled]) -> tuple[list[Array], Array]:

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxsens.checks import carry_nan, check_at_least, check_positive, is_concrete, refuse
+from jaxsens.metrics._norms import divisor
 from jaxsens.metrics.activations import check_inputs, check_perceptron, mlp_preactivations
 from jaxsens.metrics.path_bounds import check_nonnegative
 
@@ -143,7 +144,7 @@ def interaction_condition(
 
     # One at a time: vmap would hold all layers once more for each example.
     logs = jax.lax.map(log_ratios, (xs.reshape(xs.shape[0], -1), active))
-    # Last, because XLA's exponential on a CPU (jaxlib 0.10.1) makes a finite number of a NaN.
+    # NaN last: jitted on a CPU, jaxlib 0.10.1 makes anything of exp(where(c, v, nan)).
     found = Interactions(
         jnp.where(in_range[:, None], jnp.exp(logs), jnp.nan),
         jnp.where(in_range, jnp.exp(-jnp.max(logs, axis=1)), jnp.nan),
@@ -405,9 +406,10 @@ def masked(weights: Sequence[Array], active: Sequence[Bool[Array, " _"]]) -> lis
 def unit(matrix: Float[Array, "_ _"]) -> tuple[Float[Array, "_ _"], Float[Array, ""]]:
     """W / |W|_F and log |W|_F, in range wherever W is; zeros and -inf for zeros."""
     largest = jnp.max(jnp.abs(matrix))
-    scaled = matrix / jnp.where(largest == 0, 1, largest)
+    scale = divisor(largest)
+    scaled = matrix / scale
     norm = jnp.sqrt(jnp.sum(scaled**2))
-    return scaled / jnp.where(largest == 0, 1, norm), jnp.log(largest) + jnp.log(norm)
+    return scaled / jnp.where(largest == 0, 1, norm), jnp.log(scale) + jnp.log(norm)
 
 
 def frobenius_norms(weights: Sequence[Float[Array, "_ _"]]) -> Float[Array, " d"]:

@@ -25,11 +25,12 @@ def release_programs() -> bool:
     default (`vm.max_map_count`), and the one more ends the process with a segmentation fault. Elsewhere than
     on Linux nothing is done.
     """
-    if not _MAPS.exists():
+    try:
+        most = int(_MOST_MAPS.read_text())
+        with _MAPS.open() as maps:
+            many = sum(1 for _ in maps) > most // 2
+    except (OSError, ValueError):
         return False
-    most = int(_MOST_MAPS.read_text())
-    with _MAPS.open() as maps:
-        many = sum(1 for _ in maps) > most // 2
     if many:
         jax.clear_caches()
     return many

@@ -31,14 +31,19 @@ from jaxsens.table.files import remove_leftovers
 __all__ = ["Networks", "cell_file", "network_file", "read_finished", "write_finished", "write_results"]
 
 # Raised when a change of the code changes what a finished cell, or a trained network, would hold.
-_RESULTS_VERSION = 3
+_RESULTS_VERSION = 4
 _TRAINING_VERSION = 1
 
 
 def write_finished(job: Job, rows: list[dict[str, Any]], ran_on: str) -> None:
     """Writes the file of a cell, whole or not at all, and removes what was kept of it half-way."""
-    write_rows(Table.from_rows(other_stages(job, rows) + rows), job.file, metadata={"environment": ran_on})
+    write_stages(job, rows, ran_on)
     remove_half_way(job.network)
+
+
+def write_stages(job: Job, rows: list[dict[str, Any]], ran_on: str) -> None:
+    """Writes the file of a cell, with the stages of others that are in it."""
+    write_rows(Table.from_rows(other_stages(job, rows) + rows), job.file, metadata={"environment": ran_on})
 
 
 def remove_half_way(network: Path) -> None:
@@ -148,20 +153,33 @@ def network_file(cell: Cell, config: SweepConfig, fingerprint: str) -> Path:
 def read_finished(job: Job) -> Table | None:
     """A finished cell's rows at the end and at its snapshots; None where a part is missing or damaged."""
     table = read_all(job.file)
-    wanted = {None, *job.cell.measure.snapshots}
+    wanted = stages(job.cell)
     if table is None or not wanted <= {row["snapshot"] for row in table.rows()}:
         return None
     return table.where(snapshot=tuple(wanted))
 
 
+def finished_rows(file: Path, cell: Cell) -> list[dict[str, Any]] | None:
+    """The cell's rows in a file of any store, at the end and at its snapshots; None where any is missing."""
+    table = read_all(file)
+    rows = [] if table is None else [row for row in table.rows() if row["snapshot"] in stages(cell)]
+    return rows if {row["snapshot"] for row in rows} == stages(cell) else None
+
+
+def stages(cell: Cell) -> set[int | None]:
+    """When a cell is measured: at its snapshots, and at the end (None)."""
+    return {None, *cell.measure.snapshots}
+
+
 def read_all(file: Path) -> Table | None:
-    """All rows in a file of the store, or None where there is no such file or it is damaged."""
-    if not file.exists():
+    """All rows in a file of the store, or None where there is no such file or it is damaged or another's."""
+    if not file.is_file():
         return None
     try:
-        return read_rows(file)
+        table = read_rows(file)
     except TableError:
         return None
+    return table if all("snapshot" in row for row in table.rows()) else None
 
 
 def other_stages(job: Job, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

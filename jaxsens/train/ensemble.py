@@ -1,7 +1,6 @@
 """Many members as one program: over seeds by `vmap` or `lax.map`, over devices by `shard_map`."""
 
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,8 +91,10 @@ def train_ensemble(
     `observe(epoch, members)` is called at each epoch of `snapshots` with the members as they are then, those
     that are done as they ended, even where all are done. Snapshots before a restored checkpoint are not seen.
 
-    Under "vmap", members that are done are left out of the program when half of them are: it is compiled anew
-    for those that are left.
+    Under "vmap", members that are done leave the program when half of the places hold those that are left and
+    compiling it anew has paid. When that is depends on the time it takes, so two runs, or one that goes on
+    from a checkpoint, are then equal to rounding, not to the bit. Arrays of packed members are NumPy's, but
+    for the keys.
 
     Members that would need more than `max_bytes` of a device (default: most of its memory) train in equal
     parts, one after the other. Their arrays, but for the keys, are then NumPy's, and so are those of the
@@ -129,10 +130,17 @@ def train_ensemble(
 
     xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, PartitionSpec()))
     start = _start_program(training.start, member_axis, mesh)
-    run = _Run(training, start, advance, xs, ys, width, mesh, packs=member_axis == "vmap")
+    timing = _timing(training.advance, member_axis, mesh)
+    run = _Run(training, start, advance, xs, ys, width, mesh, timing, packs=member_axis == "vmap")
     if width >= len(keys):
         return run.train(keys, hyper, report, checkpoint, snapshots, observe)
     return _train_in_parts(run, keys, hyper, report, checkpoint, snapshots, observe)
+
+
+class _Timing:
+    """The longest of a program's first calls, those that compile, in seconds."""
+
+    slowest = 0.0
 
 
 class _Run(NamedTuple):
@@ -145,6 +153,7 @@ class _Run(NamedTuple):
     ys: Array
     width: int
     mesh: Mesh
+    timing: _Timing
     packs: bool
     """Whether members that are done cost as much as others: `vmap` masks them, `map` leaves them out."""
 
@@ -170,7 +179,7 @@ class _Run(NamedTuple):
         max_epochs = self.training.config.max_epochs
         packed = Packed(members, self.mesh)
         epochs_per_call, saved = 1, time.monotonic()
-        first_call, later_calls = math.nan, 0.0
+        called = 0.0  # since the program was last compiled, or could have been
         epoch = int(jnp.max(members.epoch))
         ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
         while True:
@@ -186,11 +195,11 @@ class _Run(NamedTuple):
             # Doubling keeps the rhythm without trusting the first call, which compiles.
             if elapsed < _SECONDS_PER_CALL / 2:
                 epochs_per_call *= 2
-            first_call, later_calls = (
-                (elapsed, 0.0) if math.isnan(first_call) else (first_call, later_calls + elapsed)
-            )
-            if self.packs and _compiling_pays(first_call, later_calls) and packed.pack():
-                first_call = math.nan
+            if called == 0:
+                self.timing.slowest = max(self.timing.slowest, elapsed)
+            called += elapsed
+            if self.packs and _compiling_pays(self.timing.slowest, called) and packed.pack():
+                called = 0.0
             done, losses = packed.done[:num_members], packed.losses[:num_members]
             if report is not None:
                 report(Progress(epoch, max_epochs, int(done.sum()), num_members, float(losses.mean())))
@@ -200,12 +209,13 @@ class _Run(NamedTuple):
                 saved = time.monotonic()
 
 
-def _compiling_pays(first_call: float, later_calls: float) -> bool:
-    """Whether to compile a smaller program: when this one has run for as long as it took to get.
+def _compiling_pays(slowest: float, called: float) -> bool:
+    """Whether to compile a smaller program: when this one has run for twice as long as one takes to get.
 
-    So compiling at most doubles the time, however early the members that are left end.
+    `slowest` is the longest of the first calls of such programs, the one that compiled; of `called` the first
+    call may be a part. So compiling at most doubles the time, however early the members that are left end.
     """
-    return later_calls > first_call
+    return called > 2 * slowest
 
 
 def _members_at_once(
@@ -350,6 +360,12 @@ def _advance_program(advance: Callable, member_axis: str, mesh: Mesh) -> Callabl
         advance_all, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
     )
     return jax.jit(advance_all, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=32)
+def _timing(advance: Callable, member_axis: str, mesh: Mesh) -> _Timing:
+    """That of `_advance_program`, for all ensembles that share it."""
+    return _Timing()
 
 
 @functools.lru_cache(maxsize=32)

@@ -221,3 +221,20 @@ def test_what_is_no_real_number_is_refused(value):
 def test_many_draws_behind_a_bound():
     # A whole number of more than 32 bits raised an OverflowError.
     assert np.isfinite(m.pac_bayes_bound(0.1, 1.0, 10**12, num_draws=2**40))
+
+
+def test_norms_at_the_end_of_the_range():
+    # Numbers above 2^126 were divided by as if infinite: norms and products of 0.
+    key = jax.random.key(0)
+    small = [jax.random.normal(jax.random.fold_in(key, i), (5, 5)) for i in range(3)]
+    factor = 2.0**126
+    assert float(jnp.abs(small[0]).max()) > 1
+    large = [small[0] * factor, *small[1:]]
+    assert not np.isinf(large[0]).any()
+    added = np.log(factor)
+    np.testing.assert_allclose(m.log_l2_norm(large), m.log_l2_norm(small) + 2 * added, rtol=1e-5)
+    xs = jax.random.normal(key, (4, 5))
+    layers = [w / 10 for w in small]
+    biasless = jax.jit(lambda xs: m.interaction_condition(layers, None, xs).ratio)
+    top = xs / jnp.abs(xs).max() * 0.75
+    np.testing.assert_allclose(biasless(top * 2.0**127), biasless(top), rtol=1e-4)
