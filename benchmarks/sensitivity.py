@@ -1,10 +1,11 @@
 """S, its exact small-noise limit and the Jacobian norm J of the logits, in seconds an example.
 
 A perceptron of 3 x 300 units, the CNN of `convolution.py` and VGG13 (s = 0.25) as they are initialised, on
-random 32 x 32 x 3 images. S has one draw for each example. Its peer in PyTorch draws its own noise, so the
-two are compared in standard errors; all else is compared example by example, in the mean. torch.func takes
-the examples in chunks, the quickest of three sizes; autograd takes a backward pass for each output over all
-examples. The limit is also timed against one forward and one backward pass, and J against S.
+random 32 x 32 x 3 images. S has one draw for each example; its peer in PyTorch draws its own noise, so the
+two are compared in standard errors; all else is compared example by example, in the mean. Our J takes all
+examples at once or in parts of 100, torch.func in chunks of one of three sizes, the quicker each; autograd
+takes a backward pass for each output over all examples. The limit is also timed against one forward and one
+backward pass, and J against S.
 """
 
 from collections.abc import Callable, Iterator
@@ -151,8 +152,16 @@ def _limit_of(gradients: Any) -> float:
 
 
 def J(data: Subject) -> Ready:
-    """Ours."""
-    return compiled(lambda params, xs: input_jacobian_norm(data.f, params, xs), data.params, data.xs)
+    """Ours, all examples at once or in parts of 100, as the experiments take them."""
+
+    def prepare(batch_size: int | None) -> Ready:
+        return compiled(
+            lambda params, xs: input_jacobian_norm(data.f, params, xs, batch_size=batch_size),
+            data.params,
+            data.xs,
+        )
+
+    return quickest({f"batch_size={size}": lambda size=size: prepare(size) for size in (None, 100)})
 
 
 def torch_func_J(data: Subject) -> Ready:
