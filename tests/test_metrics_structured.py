@@ -306,6 +306,12 @@ MODELS = {
         (3,),
         True,
     ),
+    "stacked": (
+        lambda p, x: relu(jnp.stack([x @ p[0], relu(x @ p[1])])).ravel() @ p[2],
+        [draw(0, 6, 3), draw(1, 6, 3), draw(2, 6, 2)],
+        (6,),
+        True,
+    ),
     "depthwise": (
         image_model(groups=4),
         [draw(0, 3, 3, 2, 4), draw(1, 3, 3, 1, 8), draw(2, 8), draw(3, 40, 3)],
@@ -458,14 +464,17 @@ def test_networks_of_the_zoo_equal_streamed(config, shape):
     np.testing.assert_allclose(measured, tangent_sensitivity(f, params, xs, method="streamed"), rtol=1e-4)
 
 
-def test_no_tangent_has_the_size_of_a_large_weight():
+@pytest.mark.parametrize(
+    ("config", "side"), [(resnet(18, 1 / 32), 16), (vgg(11, 1 / 32), 32)], ids=["resnet", "few pixels"]
+)
+def test_no_tangent_has_the_size_of_a_large_weight(config, side):
     """The plan of a real network measures each kernel by its product; BN's scales, small, are left."""
-    network = build(resnet(18, 1 / 32), input_shape=(16, 16, 3), num_outputs=10)
+    network = build(config, input_shape=(side, side, 3), num_outputs=10)
     params, state = jax.eval_shape(network.init, jax.random.key(0))
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
     leaves, tree = jax.tree.flatten(params)
     f = network.function(state)
-    example = jax.ShapeDtypeStruct((16, 16, 3), jnp.float32)
+    example = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
     plan = make_plan(trace(lambda leaves, x: f(jax.tree.unflatten(tree, leaves), x), leaves, example))
     kernels = [i for i, leaf in enumerate(leaves) if leaf.ndim > 1]
     assert sorted(site.leaf for site in plan.products) == kernels

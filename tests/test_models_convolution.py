@@ -1,4 +1,4 @@
-"""The training convolution equals lax's, and takes the fast path it is there for."""
+"""The convolutions of training and of measures equal lax's, and take the fast paths they are there for."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jaxsens.checks import InputError
-from jaxsens.models.convolution import training_convolution
+from jaxsens.models.convolution import measured_convolution, training_convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 KERNELS = [(1, 1), (3, 3), (5, 4)]
@@ -52,6 +52,35 @@ def test_values_and_gradients_equal_lax(key, kernel, strides, padding, image):
 
     for wanted, got in zip(*both(x, w), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "strides", "padding", "image"), CASES)
+def test_the_measured_one_has_all_derivatives_of_lax(key, kernel, strides, padding, image):
+    size, channels = image
+    keys = jax.random.split(key, 4)
+    shapes = 2 * [(2, *size, channels), (*kernel, channels, 4)]
+    x, w, dx, dw = (jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+
+    def found(convolution):
+        def f(x, w):
+            return convolution(x, w, strides, padding)
+
+        def mixed(x, w):
+            return jax.jvp(lambda x: jax.grad(lambda w: (f(x, w) ** 3).sum())(w), (x,), (dx,))[1]
+
+        return f(x, w), jax.jvp(f, (x, w), (dx, dw))[1], mixed(x, w), jax.jvp(mixed, (x, w), (dx, dw))[1]
+
+    ours, wanted = jax.jit(lambda: (found(measured_convolution), found(reference)))()
+    for a, b in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(("pixels", "primitive"), [(2, "dot_general"), (4, "conv_general_dilated")])
+def test_few_pixels_are_a_matrix_product(pixels, primitive):
+    x, w = jnp.ones((1, pixels, pixels, 3)), jnp.ones((3, 3, 3, 4))
+    jaxpr = jax.make_jaxpr(lambda x, w: measured_convolution(x, w, (1, 1), "SAME"))(x, w)
+    found = {equation.primitive.name for equation in jaxpr.eqns} & {"dot_general", "conv_general_dilated"}
+    assert found == {primitive}
 
 
 @pytest.mark.parametrize("batched", [(0, 0), (None, 0), (0, None)])

@@ -72,6 +72,7 @@ LINEAR = frozenset(
         "slice",
         "pad",
         "concatenate",
+        "stack",
         "split",
         "reduce_sum",
         "rev",

@@ -1,4 +1,4 @@
-"""A 2-D convolution whose gradient stays fast on a CPU inside loops and under `vmap`. For training only.
+"""2-D convolutions that are fast on a CPU: one for training, one for measures.
 
 XLA's CPU backend has a fast convolution for one layout: NHWC inputs, HWIO kernels, no dilation, no groups.
 Automatic differentiation leaves that layout: inside `scan`, `map` or `while_loop` it is 50-200 times slower,
@@ -10,7 +10,9 @@ position,
     dw[k]    = sum_o x[s o + k]^T dy[o]      a matrix product for each k
 
 and under `vmap` over kernels the members take turns inside each of the three. There is a reverse mode, once;
-there is no forward mode and no second derivative: measures use `jax.lax.conv_general_dilated`.
+there is no forward mode and no second derivative: measures use `measured_convolution`, which has all.
+
+XLA's convolution is also slow at the few pixels of the last layers of a VGG. There both take a matrix product.
 """
 
 import functools
@@ -24,14 +26,14 @@ from jax.custom_batching import custom_vmap
 
 from jaxsens.checks import refuse
 
-__all__ = ["training_convolution"]
+__all__ = ["measured_convolution", "training_convolution"]
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Up to this many output pixels the patches, as a matrix, beat the convolution: measured, 13 against
-# 137 GFLOP/s at 2 x 2 pixels of 128 channels, and the other way round from 4 x 4 on.
+# Up to this many output pixels a product with the patches beats the convolution: 15 against 83 GFLOP/s at
+# 2 x 2 pixels of 128 channels, 2 against 200 of 512, and the other way round from 4 x 4 on.
 _FEW_PIXELS = 4
 # Up to this many input channels the kernel's gradient is faster as one convolution, x^T * dy^T, in which the
 # batch plays the channels: 43 against 31 GFLOP/s at 16 channels, 41 against 57 at 32.
@@ -55,6 +57,41 @@ def training_convolution(
     Equal to `lax`'s to rounding, and so are both first derivatives, for any kernel size, stride and padding.
     Dilation, groups, another precision or another rank are refused.
     """
+    others = (lhs_dilation, rhs_dilation, feature_group_count, precision, out_sharding)
+    strides, pads = _geometry(inputs, kernel, window_strides, padding, *others)
+    return _convolution(strides, pads, inputs.shape[1:3], kernel.shape[:2])(inputs, kernel)
+
+
+def measured_convolution(
+    inputs: Array,
+    kernel: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[Pair],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: object = None,
+    feature_group_count: int = 1,
+    precision: object = None,
+    out_sharding: object = None,
+) -> Array:
+    """The same with derivatives of every kind and order: `lax`'s own, or at few pixels a matrix product."""
+    others = (lhs_dilation, rhs_dilation, feature_group_count, precision, out_sharding)
+    strides, pads = _geometry(inputs, kernel, window_strides, padding, *others)
+    return _forward(inputs, kernel, strides=strides, pads=pads)
+
+
+def _geometry(
+    inputs: Array,
+    kernel: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[Pair],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    feature_group_count: int,
+    precision: object,
+    out_sharding: object,
+) -> tuple[Pair, Pads]:
+    """Strides and padding in numbers, of a convolution that is one of these two."""
     plain = (
         inputs.ndim == kernel.ndim == 4
         and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
@@ -72,8 +109,8 @@ def training_convolution(
     strides = (int(window_strides[0]), int(window_strides[1]))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
-    pads = tuple((int(low), int(high)) for low, high in padding)
-    return _convolution(strides, pads, inputs.shape[1:3], kernel.shape[:2])(inputs, kernel)
+    low_high = tuple((int(low), int(high)) for low, high in padding)
+    return strides, (low_high[0], low_high[1])
 
 
 @functools.cache
@@ -128,8 +165,10 @@ def _forward(x: Array, w: Array, *, strides: Pair, pads: Pads) -> Array:
     )
     if height * width > _FEW_PIXELS:
         return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=_LAYOUT)
-    patches = jnp.concatenate(_windows(x, strides, pads, w.shape[:2], (height, width)), axis=-1)
-    return jnp.tensordot(patches, w.reshape(-1, w.shape[-1]), axes=1)
+    windows = jnp.concatenate(_windows(x, strides, pads, w.shape[:2], (height, width)), axis=-1)
+    # The kernel as it is, not reshaped: `tangent_sensitivity` knows products with parameters.
+    contracted = (((3, 4, 5), (0, 1, 2)), ((), ()))
+    return lax.dot_general(windows.reshape(*windows.shape[:3], *w.shape[:3]), w, contracted)
 
 
 def _input_gradient(dy: Array, w: Array, *, strides: Pair, pads: Pads, input_size: Pair) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxsens.checks import check_at_least, check_choice, check_key, refuse
 from jaxsens.models import layers as spec
-from jaxsens.models.convolution import training_convolution
+from jaxsens.models.convolution import measured_convolution, training_convolution
 from jaxsens.models.initialisers import INITIALISERS, Draws
 from jaxsens.models.zoo import ModelConfig
 from jaxsens.types import PiecewiseLinear
@@ -68,7 +68,7 @@ class Network(NamedTuple):
 def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> Network:
     """The network of a configuration, for examples of `input_shape` (H, W, C) or (D,).
 
-    Training uses `training_convolution` on a CPU and XLA's own elsewhere; evaluation always uses XLA's own.
+    On a CPU training uses `training_convolution` and evaluation `measured_convolution`; elsewhere both use XLA's.
     """
     check_at_least("num_outputs", num_outputs, 1)
     check_choice("init", config.init, INITIALISERS)
@@ -88,8 +88,9 @@ def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int
             convolution, Draws(initialiser, initialiser.draw(rngs.params(), (counter.count,)))
         )
 
-    fast = training_convolution if jax.default_backend() == "cpu" else lax.conv_general_dilated
-    return bridge(make(fast), evaluation=make(lax.conv_general_dilated))
+    if jax.default_backend() != "cpu":
+        return bridge(make(lax.conv_general_dilated))
+    return bridge(make(training_convolution), evaluation=make(measured_convolution))
 
 
 def bridge(
