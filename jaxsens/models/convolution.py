@@ -12,7 +12,7 @@ position,
 and under `vmap` over kernels the members take turns inside each of the three. There is a reverse mode, once;
 there is no forward mode and no second derivative: measures use `measured_convolution`, which has all.
 
-XLA's convolution is also slow at the few pixels of the last layers of a VGG. There both take a matrix product.
+XLA's convolution is also slow at few pixels, as in the last layers of a VGG: there both take a product.
 """
 
 import functools

@@ -45,7 +45,7 @@ class Draws:
         scale = self.initialiser.bias(fan_in)
         return lambda key, shape, dtype, out_sharding=None: self._take(shape, scale, dtype)
 
-    def _take(self, shape: Sequence[int], scale: float, dtype: object) -> Array:
+    def _take(self, shape: Sequence[int], scale: float, dtype: Any) -> Array:
         if scale == 0:
             return jnp.zeros(shape, dtype)
         start, self.count = self.count, self.count + math.prod(shape)

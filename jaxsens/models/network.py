@@ -68,7 +68,8 @@ class Network(NamedTuple):
 def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> Network:
     """The network of a configuration, for examples of `input_shape` (H, W, C) or (D,).
 
-    On a CPU training uses `training_convolution` and evaluation `measured_convolution`; elsewhere both use XLA's.
+    On a CPU training uses `training_convolution` and evaluation `measured_convolution`; elsewhere both use
+    XLA's own.
     """
     check_at_least("num_outputs", num_outputs, 1)
     check_choice("init", config.init, INITIALISERS)
