@@ -1,12 +1,12 @@
 """The measures on several devices: the examples of a chunk are spread over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["example_mesh", "spread"]
+__all__ = ["example_mesh", "spread", "spread_all"]
 
 
 def example_mesh(mesh: Mesh, num_examples: int) -> Mesh:
@@ -35,3 +35,9 @@ def spread(program: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         return jax.device_get(program(params, state, jax.device_put(xs, split), *rest))
 
     return call
+
+
+def spread_all(programs: Any, mesh: Mesh, names: Sequence[str]) -> Any:
+    """A NamedTuple of programs with those of these names spread over the mesh, None where there is none."""
+    found = {name: getattr(programs, name) for name in names}
+    return programs._replace(**{name: program and spread(program, mesh) for name, program in found.items()})

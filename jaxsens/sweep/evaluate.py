@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxsens.data import Dataset, second_moment
 from jaxsens.metrics import (
@@ -28,7 +29,7 @@ from jaxsens.sweep.cells import MeasureConfig
 from jaxsens.sweep.chunks import FORWARD_EXAMPLES, REVERSE_PASSES, chunks
 from jaxsens.sweep.complexity import ComplexityPrograms, complexity_measures
 from jaxsens.sweep.conditions import ConditionPrograms, compile_conditions, condition_measures
-from jaxsens.sweep.devices import spread
+from jaxsens.sweep.devices import spread_all
 from jaxsens.sweep.pointwise import pointwise_measures
 from jaxsens.sweep.robustness import (
     RobustnessPrograms,
@@ -45,6 +46,12 @@ __all__ = ["evaluate_cell", "evaluate_member", "predicted_at_init"]
 
 # Training splits a seed's key, which is folding in 0 and 1; the noise must come from elsewhere.
 _NOISE, _PERTURBATIONS, _POINTS = 2**31 - 1, 2**31 - 2, 2**31 - 3
+# The programs whose third argument is many examples, each with results of its own.
+_SPREAD = ("predict", "noise", "norms", "linearized")
+_SPREAD_IN_GROUPS = {
+    "tangent": ("forward", "jacobian"),
+    "robustness": ("norms", "codes", "loops", "noise", "tangents"),
+}
 
 
 class Programs(NamedTuple):
@@ -88,20 +95,31 @@ def compile_programs(
     def linearized(params: Any, state: Any, xs: Array) -> Array:
         return linearized_output_sensitivity(network.function(state), params, xs, noise_std=measure.noise_std)
 
-    def exact_tangent(params: Any, state: Any, xs: Array) -> tuple[Array, Array]:
+    def exact_tangent(params: Any, state: Any, xs: Array) -> tuple[Any, Any]:
         f = network.function(state)
-        return tuple(tangent_sensitivity(f, params, xs, outputs=outputs) for outputs in ("sum", "all"))
+        summed, whole = (tangent_sensitivity(f, params, xs, outputs=outputs) for outputs in ("sum", "all"))
+        return summed, whole
 
     def fold(params: Any, state: Any) -> Any:
         return without_batch_norm(model, params, state).params
 
     return Programs(
         *map(jax.jit, (network.predict, noise, norms, linearized, exact_tangent, fold)),
-        compile_tangent(model) if measure.tangent_examples else None,
-        complexity,
-        compile_conditions(model) if measure.condition_examples else None,
-        compile_robustness(model, network, measure) if measure.robustness is not None else None,
+        tangent=compile_tangent(model) if measure.tangent_examples else None,
+        complexity=complexity,
+        conditions=compile_conditions(model) if measure.condition_examples else None,
+        robustness=None if measure.robustness is None else compile_robustness(model, network, measure),
     )
+
+
+def on_devices(programs: Programs, mesh: Mesh) -> Programs:
+    """The same with those that go over many examples spread over the mesh."""
+    groups = {
+        name: spread_all(group, mesh, names)
+        for name, names in _SPREAD_IN_GROUPS.items()
+        if (group := getattr(programs, name)) is not None
+    }
+    return spread_all(programs, mesh, _SPREAD)._replace(**groups)
 
 
 class Start(NamedTuple):
@@ -124,8 +142,9 @@ def evaluate_cell(
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
-    Members are measured one after the other on one device; what goes over many examples (outputs, S, Jacobian
-    norms) is spread over `num_devices` (None: all of this host), the same numbers to rounding.
+    Members are measured one after the other; what goes over many examples (outputs, S, Jacobian norms, B's and
+    C's counts, E's norms and codes) is spread over `num_devices` (None: all of this host), the same numbers to
+    rounding, and all else runs on one device.
 
     Members that diverged (a training loss, parameter or test output that is not finite) have `diverged=True`,
     no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
@@ -133,8 +152,7 @@ def evaluate_cell(
     """
     mesh = device_mesh(num_devices)
     device = mesh.devices.flat[0]
-    several = ("predict", "noise", "norms", "linearized")
-    programs = programs._replace(**{name: spread(getattr(programs, name), mesh) for name in several})
+    programs = on_devices(programs, mesh)
     rows, logits = [], []
     # Through the host: one member of an ensemble on a mesh is on all of its devices, each would measure it.
     held = jax.device_get(members._replace(optimizer=(), key=(), hyper=None))
@@ -195,7 +213,7 @@ def evaluate_member(
         values |= exact_tangents(programs, member, data.x_test[: measure.exact_tangent_examples])
     if programs.tangent is not None:
         values |= tangent_measures(programs.tangent, member, data, measure.tangent_examples)
-    if programs.complexity is not None:
+    if programs.complexity is not None and measure.complexity is not None:
         folded = programs.fold(member.params, member.state)
         key = jax.random.fold_in(jax.random.key(seed), _PERTURBATIONS)
         values |= complexity_measures(programs.complexity, folded, data, measure.complexity, key)
@@ -219,7 +237,8 @@ def robustness(
     measure: MeasureConfig,
 ) -> dict[str, Value]:
     """E's measures: along trajectories, at test points, on slices through points near the data and away."""
-    config, found = measure.robustness, programs.robustness
+    config: Any = measure.robustness
+    found: Any = programs.robustness
     values = robustness_measures(found, start, member, data, measure)
     if config.pointwise_examples:
         key = jax.random.fold_in(jax.random.key(seed), _POINTS)
@@ -323,13 +342,17 @@ def losses_of(outputs: Array, ys: Array, *, loss: str) -> Array:
     return LOSSES[loss](outputs, ys)
 
 
-def calibrated(logits: np.ndarray, labels: np.ndarray, sensitivity: float | None) -> dict[str, float | None]:
+def calibrated(logits: np.ndarray, labels: np.ndarray, sensitivity: Any) -> dict[str, float | None]:
     """Temperature scaling (A section 6.2, Table 2), honestly: each half's loss with the other half's T.
 
     `temperature` is the geometric mean of both; S of logits / T is S / T^2. All None where no T exists: a
     half without a mistake, or no better than chance.
     """
-    none = {"temperature": None, "test_loss_calibrated": None, "sensitivity_after_calibrated": None}
+    none: dict[str, float | None] = {
+        "temperature": None,
+        "test_loss_calibrated": None,
+        "sensitivity_after_calibrated": None,
+    }
     halves = [slice(0, None, 2), slice(1, None, 2)]
     try:
         first, second = (fit_temperature(logits[half], labels[half]) for half in halves)
@@ -348,10 +371,12 @@ def calibrated(logits: np.ndarray, labels: np.ndarray, sensitivity: float | None
 def predicted_at_init(model: ModelConfig, data: Dataset, measure: MeasureConfig) -> float | None:
     """S_before by A eq. 10, for dense ReLU networks with standard normal weights, no BN; else None."""
     layers = [layer for layer in model.layers if not isinstance(layer, Flatten | Dropout)]
-    dense = all(isinstance(layer, Dense) and layer.activate and not layer.batch_norm for layer in layers)
-    if model.init != "SN" or model.activation != "relu" or not dense:
+    dense = [
+        layer for layer in layers if isinstance(layer, Dense) and layer.activate and not layer.batch_norm
+    ]
+    if model.init != "SN" or model.activation != "relu" or len(dense) < len(layers):
         return None
-    widths = [layer.units for layer in layers]
+    widths = [layer.units for layer in dense]
     size = int(np.prod(data.x_train.shape[1:]))
     return float(mlp_sensitivity_at_init(size, data.num_outputs, widths, measure.noise_std))
 
