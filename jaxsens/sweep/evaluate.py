@@ -142,9 +142,9 @@ def evaluate_cell(
 ) -> list[dict[str, Any]]:
     """One row of numbers per member, and the cell's own numbers on each row.
 
-    Members are measured one after the other; what goes over many examples (outputs, S, Jacobian norms, B's and
-    C's counts, E's norms and codes) is spread over `num_devices` (None: all of this host), the same numbers to
-    rounding, and all else runs on one device.
+    Members are measured one after the other; what goes over many examples (outputs, S, Jacobian norms, B's
+    and C's counts, E's norms and codes) is spread over `num_devices` (None: all of this host), the same
+    numbers to rounding, and all else runs on one device.
 
     Members that diverged (a training loss, parameter or test output that is not finite) have `diverged=True`,
     no measures, and no part in the cell's numbers. All matrix products are in full float32: S is a small
