@@ -8,7 +8,9 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 __all__ = [
     "InputError",
@@ -37,14 +39,14 @@ def refuse(got: str, expected: str, remedy: str) -> InputError:
 
 def is_concrete(value: Any) -> bool:
     """Whether the value can be looked at now, that is, is not traced."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, core.Tracer)
 
 
 def check_real(name: str, value: Any) -> None:
     """Refuses complex numbers, which NumPy orders by their real parts, and what is no number."""
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     real = (np.floating, np.integer, np.bool_)
-    if not any(jax.numpy.issubdtype(dtype, kind) for kind in real):
+    if not any(jnp.issubdtype(dtype, kind) for kind in real):
         raise refuse(f"{name} of dtype {dtype}", "real numbers", f"pass a real {name}")
 
 
@@ -71,7 +73,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 def check_key(key: Any) -> None:
     """Refuses anything but one typed key."""
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or key.shape != ():
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape != ():
         raise refuse(
             f"key of type {type(key).__name__}, dtype {dtype}, shape {getattr(key, 'shape', None)}",
             "one typed key of shape ()",
@@ -103,7 +105,7 @@ def check_finite(name: str, tree: Any) -> None:
     """Refuses a pytree with a NaN or an infinity in it (concrete arrays only)."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
-        if not (is_concrete(leaf) and is_array and jax.numpy.issubdtype(leaf.dtype, np.inexact)):
+        if not (is_concrete(leaf) and is_array and jnp.issubdtype(leaf.dtype, np.inexact)):
             continue
         # NumPy throughout: inside a trace, jax.numpy would trace even concrete arrays. A float64 of NumPy
         # that JAX will make a float32 must be finite as such.
@@ -127,20 +129,20 @@ def carry_nan(result: Any, *given: Any, examples: Any = ()) -> Any:
 
     def traced(tree: Any) -> list[Any]:
         leaves = [leaf for leaf in jax.tree.leaves(tree) if not is_concrete(leaf)]
-        return [leaf for leaf in leaves if jax.numpy.issubdtype(leaf.dtype, np.inexact)]
+        return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, np.inexact)]
 
-    whole = [jax.numpy.isfinite(leaf).all() for leaf in traced(given)]
-    rows = [jax.numpy.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in traced(examples)]
+    whole = [jnp.isfinite(leaf).all() for leaf in traced(given)]
+    rows = [jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in traced(examples)]
     if not whole and not rows:
         return result
 
     def mark(leaf: Any) -> Any:
-        leaf = jax.numpy.asarray(leaf)
+        leaf = jnp.asarray(leaf)
         if leaf.dtype == bool:
             return leaf
-        missing = np.nan if jax.numpy.issubdtype(leaf.dtype, np.inexact) else -1
+        missing = np.nan if jnp.issubdtype(leaf.dtype, np.inexact) else -1
         for sound in (*whole, *(row.reshape(-1, *[1] * (leaf.ndim - 1)) for row in rows)):
-            leaf = jax.numpy.where(sound, leaf, jax.numpy.asarray(missing, leaf.dtype))
+            leaf = jnp.where(sound, leaf, jnp.asarray(missing, leaf.dtype))
         return leaf
 
     return jax.tree.map(mark, result)
@@ -148,7 +150,7 @@ def carry_nan(result: Any, *given: Any, examples: Any = ()) -> Any:
 
 def check_labels(ys: Any, num_classes: int, *, name: str = "ys") -> None:
     """Refuses class labels that are not integers in [0, num_classes)."""
-    if not jax.numpy.issubdtype(ys.dtype, np.integer):
+    if not jnp.issubdtype(ys.dtype, np.integer):
         raise refuse(
             f"{name} of dtype {ys.dtype}", "integer class labels", "cast them, or train with loss='mse'"
         )

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 __all__ = ["PIECEWISE_LINEAR", "Estimate", "Function", "PRNGKey", "Params", "PiecewiseLinear"]
 
-Params: TypeAlias = PyTree[Any, "P"]
+if TYPE_CHECKING:  # Type checkers read the name of the structure as that of a type.
+    Params: TypeAlias = Any
+else:
+    Params: TypeAlias = PyTree[Any, "P"]
 """Any pytree of arrays."""
 
 PRNGKey: TypeAlias = Key[Array, ""]

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -29,7 +29,9 @@ def test_python_blocks_run(capsys):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks("python", page.read_text())], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if blocks("python", page.read_text())],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_python_blocks_of_the_docs_run(page, capsys, tmp_path, monkeypatch):
     """They print numbers with error bars, or where the report is."""
@@ -41,7 +43,9 @@ def test_python_blocks_of_the_docs_run(page, capsys, tmp_path, monkeypatch):
     assert "+-" in printed or Path(printed.strip()).stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *PAGES], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 def test_files_named_in_the_docs_exist(page):
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
         assert (page.parent / path).exists(), path

@@ -1,5 +1,6 @@
 """What every adapter makes, and the checks that all of them share."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
@@ -11,15 +12,16 @@ import numpy as np
 from jax import Array
 
 from jaxsens.checks import InputError, refuse
+from jaxsens.trees import Structure, split
 from jaxsens.types import Function, Params
 
 __all__ = [
     "NO_ARGUMENTS",
     "Adapted",
+    "adapt",
     "check_steady",
     "inexact_arrays",
     "library",
-    "one_example",
     "training_mode",
 ]
 
@@ -32,20 +34,31 @@ class Adapted(NamedTuple):
     `f(params, x) -> (K,)` is the network in evaluation mode at ONE example, before the softmax, and has all
     derivatives that the network's own operations have. `params` is a pytree whose leaves are floating (or
     complex) arrays: all that is trained, and nothing else.
+
+    f is a `jax.tree_util.Partial`: a pytree too, whose leaves are the arrays that are held fixed. Functions
+    under `jit` may take it as an argument, and are compiled once for models that differ in arrays alone.
     """
 
     f: Function
     params: Params
 
 
-def one_example(call: Callable[[Params, Array], Any], *, batched: bool) -> Function:
-    """`f(params, x) -> (K,)` from a call that takes a batch, if `batched`, or one example.
+@dataclasses.dataclass(frozen=True, repr=False)
+class OneExample:
+    """`f(arrays, params, x) -> (K,)` of a library's own call `run(held, params, xs)`.
 
-    Each trace of f checks the shape of what the call returns.
+    `arrays` are those of `held`. Two are equal, and one program serves both, if they differ in these alone.
+    Each trace checks the shape of what the call returns.
     """
 
-    def f(params: Params, x: Array) -> Array:
-        y = call(params, x[None] if batched else x)
+    run: Callable[[Any, Params, Array], Any]
+    structure: Structure
+    """Of `held`."""
+    batched: bool
+    """Whether the call takes a batch, or one example."""
+
+    def __call__(self, arrays: list[Any], params: Params, x: Array) -> Array:
+        y = self.run(self.structure.join(arrays), params, x[None] if self.batched else x)
         dtype = getattr(y, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise refuse(
@@ -53,7 +66,7 @@ def one_example(call: Callable[[Params, Array], Any], *, batched: bool) -> Funct
                 "one array of real floating numbers",
                 "wrap the model so that it returns the logits alone",
             )
-        if not batched:
+        if not self.batched:
             if y.ndim != 1 or y.size == 0:
                 raise refuse(
                     f"an output of shape {y.shape} for one example of shape {x.shape}",
@@ -69,7 +82,15 @@ def one_example(call: Callable[[Params, Array], Any], *, batched: bool) -> Funct
             )
         return y[0]
 
-    return f
+
+def adapt(run: Callable[[Any, Params, Array], Any], held: Any, params: Params, *, batched: bool) -> Adapted:
+    """The pair of a library's own call `run(held, params, xs)`: a function of a module, with no closure.
+
+    `held` is all else that the call needs, any pytree: its arrays become leaves of f, the rest its structure.
+    """
+    arrays, structure = split(held)
+    f = jax.tree_util.Partial(OneExample(run, structure, batched), arrays)
+    return Adapted(f, inexact_arrays(params))
 
 
 def inexact_arrays(params: Params) -> Params:

@@ -11,10 +11,9 @@ from jax.interpreters import partial_eval
 from jaxsens.adapters.adapted import (
     NO_ARGUMENTS,
     Adapted,
+    adapt,
     check_steady,
-    inexact_arrays,
     library,
-    one_example,
     training_mode,
 )
 from jaxsens.checks import refuse
@@ -52,30 +51,35 @@ def from_equinox(
     # What a stateful layer starts from is a part of the model until its state is made; it is not trained.
     inference = eqx.nn.inference_mode(eqx.nn.delete_init_state(model))
     params, static = eqx.partition(inference, eqx.is_inexact_array)
-    arguments = dict(arguments)
     takes_key = "key" in inspect.signature(model).parameters and "key" not in arguments
+    held = (static, state, dict(arguments))
+    return adapt(_with_key if takes_key else _as_given, held, params, batched=batched)
 
-    def call_with(params: Params, x: Array, options: Mapping[str, Any]) -> Any:
-        combined = eqx.combine(params, static)
-        if state is None:
-            return combined(x, **options)
-        # A copy: a layer that sets a state makes the one that it was given unusable.
-        y, after = combined(x, jax.tree.map(lambda leaf: leaf, state), **options)
-        check_steady(state, after, "write the layer so that it reads inference, as equinox.nn.BatchNorm does")
-        return y
 
-    def call(params: Params, x: Array) -> Any:
-        if not takes_key:
-            return call_with(params, x, arguments)
-        key = jax.random.key(0)
-        if _depends(lambda key: call_with(params, x, {**arguments, "key": key}), key):
-            raise training_mode(
-                "a model whose output depends on its key",
-                "write what draws so that it reads inference, as equinox.nn.Dropout does",
-            )
-        return call_with(params, x, {**arguments, "key": key})
+def _as_given(held: Any, params: Params, x: Array) -> Any:
+    static, state, arguments = held
+    model = library("equinox").combine(params, static)
+    if state is None:
+        return model(x, **arguments)
+    # A copy: a layer that sets a state makes the one that it was given unusable.
+    y, after = model(x, jax.tree.map(lambda leaf: leaf, state), **arguments)
+    check_steady(state, after, "write the layer so that it reads inference, as equinox.nn.BatchNorm does")
+    return y
 
-    return Adapted(one_example(call, batched=batched), inexact_arrays(params))
+
+def _with_key(held: Any, params: Params, x: Array) -> Any:
+    static, state, arguments = held
+
+    def of_key(key: Array) -> Any:
+        return _as_given((static, state, {**arguments, "key": key}), params, x)
+
+    key = jax.random.key(0)
+    if _depends(of_key, key):
+        raise training_mode(
+            "a model whose output depends on its key",
+            "write what draws so that it reads inference, as equinox.nn.Dropout does",
+        )
+    return of_key(key)
 
 
 def _check_state(eqx: Any, model: Any, state: Any) -> None:

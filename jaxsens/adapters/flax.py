@@ -9,9 +9,8 @@ from jax import Array
 from jaxsens.adapters.adapted import (
     NO_ARGUMENTS,
     Adapted,
+    adapt,
     check_steady,
-    inexact_arrays,
-    one_example,
     training_mode,
 )
 from jaxsens.checks import refuse
@@ -50,21 +49,22 @@ def from_nnx(
             "a flax.nnx.Module",
             "take from_linen for flax.linen, from_function for a function",
         )
-    evaluating, arguments = nnx.clone(model), dict(arguments)
+    evaluating = nnx.clone(model)
     evaluating.eval()
     recorded = (nnx.Intermediate, nnx.Cache)
     graph, params, random, *state = nnx.split(evaluating, nnx.Param, nnx.RngState, recorded, ...)
+    return adapt(_nnx, (graph, random, state, dict(arguments)), params, batched=batched)
 
-    def call(params: Params, xs: Array) -> Any:
-        # The copy makes the variables anew at each trace; without it, jacfwd(grad) fails.
-        module = nnx.merge(graph, params, random, *state, copy=True)
-        ys = module(xs, **arguments)
-        after = nnx.state(module)
-        check_steady(state[-1], after, _REMEDY)
-        check_steady(random, after, _REMEDY, counters=True)  # Dropout counts its draws.
-        return ys
 
-    return Adapted(one_example(call, batched=batched), inexact_arrays(params))
+def _nnx(held: Any, params: Params, xs: Array) -> Any:
+    graph, random, state, arguments = held
+    # The copy makes the variables anew at each trace; without it, jacfwd(grad) fails.
+    module = nnx.merge(graph, params, random, *state, copy=True)
+    ys = module(xs, **arguments)
+    after = nnx.state(module)
+    check_steady(state[-1], after, _REMEDY)
+    check_steady(random, after, _REMEDY, counters=True)  # Dropout counts its draws.
+    return ys
 
 
 def from_linen(
@@ -105,13 +105,14 @@ def from_linen(
             "the collection 'params' among them",
             "pass all that module.init gave, or {'params': params}",
         )
-    arguments = dict(arguments)
     fixed = {name: collection for name, collection in variables.items() if name != "params"}
+    held = (module, method, fixed, dict(arguments))
+    return adapt(_linen, held, variables["params"], batched=batched)
 
-    def call(params: Params, xs: Array) -> Any:
-        try:
-            return module.apply({"params": params, **fixed}, xs, method=method, **arguments)
-        except (errors.ModifyScopeVariableError, errors.InvalidRngError) as error:
-            raise training_mode(f"a module in training mode ({error})", _REMEDY) from error
 
-    return Adapted(one_example(call, batched=batched), inexact_arrays(variables["params"]))
+def _linen(held: Any, params: Params, xs: Array) -> Any:
+    module, method, fixed, arguments = held
+    try:
+        return module.apply({"params": params, **fixed}, xs, method=method, **arguments)
+    except (errors.ModifyScopeVariableError, errors.InvalidRngError) as error:
+        raise training_mode(f"a module in training mode ({error})", _REMEDY) from error

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxsens.adapters.adapted import Adapted, inexact_arrays, one_example
+from jax import Array
+
+from jaxsens.adapters.adapted import Adapted, adapt
 from jaxsens.types import Params
 
 __all__ = ["from_function"]
@@ -22,4 +24,8 @@ def from_function(f: Callable[[Any, Any], Any], params: Params, *, batched: bool
         InputError: for parameters that are no floating arrays (let f close over whole numbers and booleans);
             when the result is called or traced, for an output that is not one floating vector of K >= 1.
     """
-    return Adapted(one_example(f, batched=batched), inexact_arrays(params))
+    return adapt(_function, f, params, batched=batched)
+
+
+def _function(f: Any, params: Params, x: Array) -> Any:
+    return f(params, x)

@@ -9,10 +9,9 @@ from jax import Array
 from jaxsens.adapters.adapted import (
     NO_ARGUMENTS,
     Adapted,
+    adapt,
     check_steady,
-    inexact_arrays,
     library,
-    one_example,
 )
 from jaxsens.checks import refuse
 from jaxsens.types import Params
@@ -63,13 +62,17 @@ def from_haiku(
     leading = 2 if stateful else 1
     keyless = list(inspect.signature(transformed.apply).parameters)[leading : leading + 1] != ["rng"]
     key = () if keyless else (None,)
-    arguments = dict(arguments)
+    held = (transformed.apply, state, key, dict(arguments))
+    return adapt(_stateful if stateful else _stateless, held, params, batched=batched)
 
-    def call(params: Params, xs: Array) -> Any:
-        if not stateful:
-            return transformed.apply(params, *key, xs, **arguments)
-        ys, after = transformed.apply(params, state, *key, xs, **arguments)
-        check_steady(state, after, "pass what switches it off, such as arguments={'is_training': False}")
-        return ys
 
-    return Adapted(one_example(call, batched=batched), inexact_arrays(params))
+def _stateless(held: Any, params: Params, xs: Array) -> Any:
+    apply, _, key, arguments = held
+    return apply(params, *key, xs, **arguments)
+
+
+def _stateful(held: Any, params: Params, xs: Array) -> Any:
+    apply, state, key, arguments = held
+    ys, after = apply(params, state, *key, xs, **arguments)
+    check_steady(state, after, "pass what switches it off, such as arguments={'is_training': False}")
+    return ys

@@ -1,6 +1,8 @@
 """PyTorch's weights, as arrays: PyTorch itself is never imported."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxsens.adapters.adapted import Adapted, library, one_example
+from jaxsens.adapters.adapted import Adapted, adapt, library
 from jaxsens.adapters.torch_layers import Module, Place, Slot, layer_slots, modules_of
 from jaxsens.adapters.torch_match import match
 from jaxsens.checks import InputError, check_finite, check_positive, refuse
@@ -77,13 +79,39 @@ def from_torch(
     for slot, module in match(layouts, modules, names=names):
         converted |= _converted(slot, module, batch_norm_epsilon)
 
-    network = build(config, input_shape=input_shape, num_outputs=num_outputs)
-    empty = jax.eval_shape(network.init, jax.random.key(0))
-    params, state = jax.tree_util.tree_map_with_path(lambda path, leaf: _filled(path, leaf, converted), empty)
-    f = one_example(lambda params, xs: network.predict(params, state, xs), batched=True)
+    built = _built(config, tuple(input_shape), num_outputs)
+    params, state = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _filled(path, leaf, converted), built.shapes
+    )
+    adapted = adapt(_predict, (built, state), params, batched=True)
     if reference is not None:
-        _check_reference(f, params, reference, input_shape, num_outputs)
-    return Adapted(f, params)
+        _check_reference(*adapted, reference, input_shape, num_outputs)
+    return adapted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """The network of a configuration, which is the same function at every build."""
+
+    config: ModelConfig
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    predict: Callable[[Any, Any, Array], Array] = dataclasses.field(compare=False)
+    shapes: Any = dataclasses.field(compare=False)
+    """Of `(params, state)`."""
+
+
+# Building takes longer than all else here, and many checkpoints are of one architecture.
+@functools.lru_cache(maxsize=32)
+def _built(config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int) -> _Built:
+    network = build(config, input_shape=input_shape, num_outputs=num_outputs)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return _Built(config, input_shape, num_outputs, network.predict, shapes)
+
+
+def _predict(held: Any, params: Params, xs: Array) -> Array:
+    built, state = held
+    return built.predict(params, state, xs)
 
 
 def _read(source: Mapping[str, Any] | str | Path) -> dict[str, np.ndarray]:

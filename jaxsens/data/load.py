@@ -28,7 +28,7 @@ _BOSTON_TARGET = "MEDV"
 _BOSTON_FILES = ("boston.csv", "boston_house_prices.csv")
 
 
-def load(name_or_path: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name_or_path: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Loads a data set into host memory; the same call always gives the same arrays.
 
     | what | inputs | train / test |
@@ -81,7 +81,7 @@ def load_digits() -> Dataset:
     """scikit-learn's 1,797 digits, pixels 0..16 scaled to [0, 1]."""
     from sklearn.datasets import load_digits as fetch
 
-    images, labels = fetch(return_X_y=True)
+    images, labels = map(np.asarray, fetch(return_X_y=True))
     order = fixed_order("digits", len(labels))
     images, labels = images[order], labels[order]
     # Sorting by place within the class puts the classes in step, so that any cut is stratified.
@@ -101,7 +101,7 @@ def load_diabetes() -> Dataset:
     """
     from sklearn.datasets import load_diabetes as fetch
 
-    xs, ys = fetch(return_X_y=True, scaled=False)
+    xs, ys = map(np.asarray, fetch(return_X_y=True, scaled=False))
     return regression("diabetes", xs, ys)
 
 
@@ -113,7 +113,7 @@ def regression(name: str, xs: np.ndarray, ys: np.ndarray) -> Dataset:
     return Dataset(xs[train], ys[train], xs[test], ys[test], name, 1, "regression")
 
 
-def find_boston(data_dir: str | os.PathLike | None) -> Path:
+def find_boston(data_dir: str | os.PathLike[str] | None) -> Path:
     """The CSV of the Boston house prices in the data folder. It has no home to be downloaded from."""
     folder = data_folder(data_dir)
     for name in _BOSTON_FILES:

@@ -22,7 +22,7 @@ __all__ = ["prepare", "prepare_from"]
 def prepare(
     name: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     url: str | None = None,
     checksums: Sequence[str] = (),
 ) -> Path:
@@ -52,7 +52,7 @@ def prepare_from(
     name: str,
     recipe: Recipe,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     url: str | None = None,
     checksums: Sequence[str] = (),
 ) -> Path:

@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -17,12 +18,12 @@ __all__ = ["data_folder", "load_prepared"]
 _BATCH = 4096
 
 
-def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of prepared data sets: the argument, else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def load_prepared(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load_prepared(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """An image set of `RECIPES` from `data_folder(data_dir)/<name>/<version>`.
 
     Images are float32 in [0, 1], NHWC; labels int32; the order is that of the records.
@@ -64,16 +65,19 @@ def read_split(
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
+    messages: Any = tf_example_pb2
+
     try:
         # The raw records: TFDS's own decoding takes twice as long and advises about OpenCV on stderr.
-        records = tfds.data_source(name, split=split, data_dir=folder, download=False).data_source
+        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
+        records = source.data_source
         images = np.empty((len(records), *RECIPES[name].image_shape), np.uint8)
         labels = np.empty(len(records), np.int32)
         pixels = images.reshape(len(images), -1)
         for start in range(0, len(records), _BATCH):
             batch = records.__getitems__(range(start, min(start + _BATCH, len(records))))
             for i, record in enumerate(batch, start):
-                columns = tf_example_pb2.Example.FromString(record).features.feature
+                columns = messages.Example.FromString(record).features.feature
                 encoded = io.BytesIO(columns["image"].bytes_list.value[0])
                 image = Image.open(encoded, formats=("PNG", "JPEG"))
                 pixels[i] = np.frombuffer(image.tobytes(), np.uint8)

@@ -234,11 +234,12 @@ def moments(
     count = np.prod([xs.shape[axis] for axis in axes])
     within = tuple(axis for axis in axes if axis)
     # Over the examples first: summing along the other axes at once is several times slower in NumPy.
-    total = sum(chunk.sum(axis=0, keepdims=True) for chunk in float64_chunks(xs))
+    total = sum((chunk.sum(axis=0, keepdims=True) for chunk in float64_chunks(xs)), np.zeros(()))
     mean = total.sum(axis=within, keepdims=True) / count
     # A second pass about the mean: the mean of squares less the squared mean would cancel.
     centre = spread(mean, xs)
-    squares = sum(np.square(chunk - centre).sum(axis=0, keepdims=True) for chunk in float64_chunks(xs))
+    parts = (np.square(chunk - centre).sum(axis=0, keepdims=True) for chunk in float64_chunks(xs))
+    squares = sum(parts, np.zeros(()))
     return mean, np.sqrt(squares.sum(axis=within, keepdims=True) / count)
 
 

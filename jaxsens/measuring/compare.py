@@ -59,6 +59,7 @@ def compare(
     tangent_examples: int | None = None,
     alpha: float | int = 0.01,
     num_perturbations: int = 100,
+    watch: Callable[[str, str], None] | None = None,
 ) -> Comparison:
     """Models in the order of one measure, and which of them the data can tell apart.
 
@@ -76,6 +77,7 @@ def compare(
         confidence: of all intervals, and of all ranks, together.
         num_seeds: 2 or more, for architectures.
         loss, noise_std, num_draws, chunk_size, tangent_examples, alpha, num_perturbations: as for `measure`.
+        watch: told "checking" or "measuring" and a model's name, before each. All are checked first.
 
     Returns:
         A `Comparison`. A model whose measure is not finite, or 0 where ratios are compared, is not ranked.
@@ -84,7 +86,9 @@ def compare(
         InputError: for fewer than 2 models, trained ones among architectures, other numbers of outputs, a
             measure whose direction tells nothing of generalisation, a bad option, or as `measure` does.
 
-    Cost: that of `measure` for each network. Networks of one and the same f share their compiled programs.
+    Cost: that of `measure` for each network. Networks that differ in arrays alone share their compiled
+    programs: those of one function f, those that one adapter made of models of one architecture, and those
+    whose f is a `jax.tree_util.Partial` of one function. The expected sharpness is compiled for each.
     """
     options = Options(loss, noise_std, num_draws, chunk_size, tangent_examples, alpha, num_perturbations)
     check_key(key)
@@ -106,11 +110,16 @@ def compare(
         for seed in jax.random.split(seeds, num_seeds):
             yield open_network(given.f, given.init(seed), examples, specs, options)
 
-    firsts = {model: next(networks(model)) for model in models}
+    tell = watch or (lambda stage, model: None)
+    firsts = {}
+    for model in models:
+        tell("checking", model)
+        firsts[model] = next(networks(model))
     _check_outputs({model: network.num_outputs for model, network in firsts.items()})
     found: dict[str, list[dict[MeasureSpec, Quantity]]] = {model: [] for model in models}
     compiled: list[Programs] = []
     for model in models:
+        tell("measuring", model)
         for network in networks(model):
             fitting = [p for p in compiled if p.serves(network.f, network.params)]
             compiled += [] if fitting else [Programs(network.f, network.params)]

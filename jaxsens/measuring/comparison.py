@@ -130,7 +130,8 @@ class Comparison(Report):
             for row in self.rows
         ]
 
-    def _table(self) -> list[dict[str, str]]:
+    def table_rows(self) -> list[dict[str, str]]:
+        """A row a model."""
         return [
             {
                 "rank": _span(row),
@@ -142,7 +143,8 @@ class Comparison(Report):
             for row in self.rows
         ]
 
-    def _notes(self) -> list[str]:
+    def footnotes(self) -> list[str]:
+        """The conclusions, what was compared, and why a model has no place."""
         seeds = sorted({row.num_seeds for row in self.rows})
         of_seeds = f", {seeds[-1]} seeds each" if seeds[-1] > 1 else ""
         first, *open_pairs = self.conclusions

@@ -94,7 +94,7 @@ def sample_of(networks: Sequence[Quantity], *, ratio: bool) -> Sample:
         sources.append(Source(float(values.var(ddof=1)) / len(values), len(values) - 1))
     own = [network for network in networks if network.variance is not None]
     if own:
-        variance = sum(network.variance for network in own) / len(values) ** 2
+        variance = sum(network.variance or 0.0 for network in own) / len(values) ** 2
         sources.append(Source(variance, sum(network.degrees or 1 for network in own)))
     influence = np.mean(influences, axis=0) if influences else None
     return Sample(float(values.mean()), influence, tuple(sources), is_log)
@@ -147,7 +147,7 @@ def _ratio(first: Sample, second: Sample, tail: float, num_pairs: int) -> Contra
     """Second over first, both positive: of geometric means over seeds, or of two networks (Fieller)."""
     found = _difference(first, second, tail, num_pairs)
     if first.is_log:
-        return Contrast(*(_exp(end) for end in found[:3]), found.p_value, 1.0)
+        return Contrast(_exp(found.value), _exp(found.low), _exp(found.high), found.p_value, 1.0)
     value = second.value / first.value
     if first.influence is None or second.influence is None:
         return Contrast(value, value, value, found.p_value, 1.0)
@@ -155,7 +155,7 @@ def _ratio(first: Sample, second: Sample, tail: float, num_pairs: int) -> Contra
     a, b = first.influence / first.value, second.influence / second.value
     n = len(a)
     square = float(student.ppf(1 - tail, n - 1)) ** 2 / (n * (n - 1))
-    aa, ab, bb = 1 - square * (a @ a), 1 - square * (a @ b), 1 - square * (b @ b)
+    aa, ab, bb = (1 - square * float(left @ right) for left, right in ((a, a), (a, b), (b, b)))
     root = math.sqrt(max(ab**2 - aa * bb, 0.0))
     if aa > 0:
         low, high = (ab - root) / aa, (ab + root) / aa

@@ -13,6 +13,7 @@ from jaxsens.measuring.options import Options
 from jaxsens.measuring.specs import CLASSIFIERS, MeasureSpec
 from jaxsens.metrics._batching import bind
 from jaxsens.metrics.sensitivity import check_resolved
+from jaxsens.trees import is_array
 from jaxsens.types import Function, Params
 
 __all__ = ["Examples", "Network", "open_network"]
@@ -118,11 +119,6 @@ def in_single_precision(params: Params) -> tuple[Params, tuple[str, ...]]:
         return jnp.asarray(leaf, jnp.float32)
 
     return jax.tree.map(widen, params), tuple(sorted(narrow))
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an argument of a program; others are part of it."""
-    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def on_host(array: Any) -> np.ndarray:

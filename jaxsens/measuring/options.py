@@ -41,7 +41,7 @@ class Options:
     alpha: float
     num_perturbations: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)
         check_scale("noise_std", self.noise_std)
         check_scale("alpha", self.alpha)

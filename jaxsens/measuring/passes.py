@@ -14,11 +14,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from jaxsens.checks import InputError
 from jaxsens.measuring import programs as of_chunk
 from jaxsens.measuring.examples import Examples, Network
 from jaxsens.measuring.options import LOSSES, PERTURBATIONS_PER_DRAW, Options
 from jaxsens.measuring.programs import Derivatives, Programs
-from jaxsens.metrics import expected_sharpness, log_path_norm, tangent_sensitivity
+from jaxsens.metrics import expected_sharpness, log_path_norm
 from jaxsens.types import Estimate, Params, PRNGKey
 
 __all__ = ["NotFinite", "Pass", "Passes"]
@@ -27,6 +28,8 @@ __all__ = ["NotFinite", "Pass", "Passes"]
 _FORWARD_EXAMPLES = {"cpu": 256}
 _REVERSE_PASSES = {"cpu": 256}
 _ON_ACCELERATORS = 1024
+# Of a convolution network the derivatives of all its layers are held for so many.
+_TANGENT_EXAMPLES = 8
 # D's mini-batch (Appendix A).
 _SHARPNESS_BATCH = 64
 # Entries of all examples of `tangent_sensitivity` together, unless told otherwise: it differentiates in each.
@@ -62,9 +65,13 @@ class Passes:
         key: PRNGKey,
         options: Options,
         plan: frozenset[str],
-    ):
-        self.network, self.programs, self.options, self.plan = network, programs, options, plan
-        self.xs, self.ys = examples.xs, examples.ys
+    ) -> None:
+        self.network: Network = network
+        self.programs: Programs = programs
+        self.options: Options = options
+        self.plan: frozenset[str] = plan
+        self.xs: np.ndarray = examples.xs
+        self.ys: np.ndarray | None = examples.ys
         self.noise_key, self.sharpness_key = jax.random.split(key)
         self.ran: dict[str, Pass] = {}
         self._found: dict[str, Any] = {}
@@ -130,8 +137,9 @@ class Passes:
     @property
     def tangent(self) -> Float[np.ndarray, " examples"]:
         """|Sens(x)|_F^2 over all outputs, of the first examples."""
-        found = self._timed("tangent", self.num_tangent_examples, self._tangent)
-        return _finite("tangent sensitivities", np.asarray(found))
+        size = self.options.chunk_size or _TANGENT_EXAMPLES
+        found = self._once("tangent", of_chunk.tangent, size, self.num_tangent_examples)
+        return _finite("tangent sensitivities", found)
 
     @property
     def sharpness(self) -> Estimate:
@@ -144,17 +152,20 @@ class Passes:
     def path_norm(self) -> float:
         """`log_path_norm` of the parameters."""
         f, params, _, _ = self.network
-        return float(self._timed("path", 0, lambda: log_path_norm(f, params, self.xs.shape[1:])))
+        if "path" not in self._found:
+            try:
+                found, *spent = self.programs.run(of_chunk.path, f, params, self.xs[0])
+            except InputError:
+                # Signs of what f holds may be needed, which nobody can look at where it is an argument.
+                return float(self._timed("path", 0, lambda: log_path_norm(f, params, self.xs.shape[1:])))
+            self._found["path"], self.ran["path"] = found, Pass("path", *spent, num_examples=0)
+        return float(self._found["path"])
 
     @property
     def num_tangent_examples(self) -> int:
         """As told, or as many as have together a fixed number of entries; it may be less than 2."""
         wanted = self.options.tangent_examples
         return min(len(self.xs), _TANGENT_ENTRIES // self.xs[0].size if wanted is None else wanted)
-
-    def _tangent(self) -> Array:
-        some = jnp.asarray(self.xs[: self.num_tangent_examples])
-        return tangent_sensitivity(self.network.f, self.network.params, some, outputs="all")
 
     def _sharpness(self) -> Estimate:
         xs, ys = jnp.asarray(self.xs), jnp.asarray(self.ys)
@@ -181,9 +192,11 @@ class Passes:
     def _per_call(sizes: dict[str, int]) -> int:
         return sizes.get(jax.default_backend(), _ON_ACCELERATORS)
 
-    def _once(self, name: str, function: Callable, size: int) -> Any:
+    def _once(
+        self, name: str, function: Callable[..., Any], size: int, num_examples: int | None = None
+    ) -> Any:
         if name not in self._found:
-            self._found[name] = self._over_chunks(name, function, size)
+            self._found[name] = self._over_chunks(name, function, size, num_examples=num_examples)
         return self._found[name]
 
     def _timed(self, name: str, num_examples: int, run: Callable[[], Any]) -> Any:
@@ -195,16 +208,25 @@ class Passes:
         return self._found[name]
 
     def _over_chunks(
-        self, name: str, function: Callable, size: int, *examples: np.ndarray, common: tuple = ()
+        self,
+        name: str,
+        function: Callable[..., Any],
+        size: int,
+        *examples: np.ndarray,
+        common: tuple[Any, ...] = (),
+        num_examples: int | None = None,
     ) -> Any:
-        """The function of each chunk of xs and of what else belongs to its examples, put together."""
-        n, parts, spent, compiling = len(self.xs), [], 0.0, 0.0
+        """The function of each chunk of xs and of what else belongs to its examples, put together.
+
+        `num_examples` takes so many of the first examples.
+        """
+        n, parts, spent, compiling = num_examples or len(self.xs), [], 0.0, 0.0
         size = min(size, n)
         for start in range(0, n, size):
             picked = np.minimum(np.arange(start, start + size), n - 1)
             chunk = [a[picked] for a in (self.xs, *examples)]
             result, seconds, compile_seconds = self.programs.run(
-                function, self.network.params, *chunk, *common
+                function, self.network.f, self.network.params, *chunk, *common
             )
             parts.append(result)
             spent, compiling = spent + seconds, compiling + compile_seconds

@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsens.measuring.examples import is_array
 from jaxsens.metrics._batching import bind
 from jaxsens.metrics._norms import frobenius_norm
 from jaxsens.metrics.jacobian import pull_back, through_softmax
 from jaxsens.metrics.pac_bayes import as_scale
+from jaxsens.metrics.path_norms import log_path_norm
+from jaxsens.metrics.tangent import tangent_sensitivity
+from jaxsens.trees import split
 from jaxsens.types import Function, Params
 
-__all__ = ["Derivatives", "Programs", "forward", "gradient", "jacobian", "noise"]
+__all__ = ["Derivatives", "Programs", "forward", "gradient", "jacobian", "noise", "path", "tangent"]
 
 
 class Derivatives(NamedTuple):
@@ -28,55 +30,53 @@ class Derivatives(NamedTuple):
 
 
 class Programs:
-    """The compiled passes of one f for all parameters of one structure. Nothing is compiled before its call.
+    """The compiled passes of networks that differ in arrays alone. Nothing is compiled before its call.
 
-    Arrays in the parameters are arguments of the programs, other leaves are part of them.
+    Arrays in the parameters, and in f where it is a pytree, are arguments of the programs; other leaves, such
+    as an f that is a plain function, are part of them.
     """
 
-    def __init__(self, f: Function, params: Params):
-        self.f = f
-        leaves, self.tree = jax.tree.flatten(params)
-        self.constants = [None if is_array(leaf) else leaf for leaf in leaves]
-        self.are_arrays = [is_array(leaf) for leaf in leaves]
-        self.compiled: dict[Any, Callable] = {}
+    def __init__(self, f: Function, params: Params) -> None:
+        self.structure = split((f, params))[1]
+        self.compiled: dict[Any, Callable[..., Any]] = {}
 
     def serves(self, f: Function, params: Params) -> bool:
-        """Whether these are the programs of this f, and of parameters that differ in arrays alone."""
-        leaves, tree = jax.tree.flatten(params)
-        others = [None if is_array(leaf) else leaf for leaf in leaves]
-        return f is self.f and tree == self.tree and others == self.constants
+        """Whether these are the programs of this f, or one like it, and of parameters of this structure."""
+        return split((f, params))[1] == self.structure
 
-    def run(self, function: Callable, params: Params, *arguments: Any) -> tuple[Any, float, float]:
-        """function(self, params, *arguments), the seconds that it took, and those of compiling it."""
-        arrays = [leaf for leaf in jax.tree.leaves(params) if is_array(leaf)]
-        kinds = [(a.shape, a.dtype, getattr(a, "sharding", None)) for a in (*arrays, *arguments)]
-        place = (function, *kinds)
+    def run(
+        self, function: Callable[..., Any], f: Function, params: Params, *arguments: Any
+    ) -> tuple[Any, float, float]:
+        """function(f, params, *arguments), the seconds that it took, and those of compiling it."""
+        arrays, _ = split((f, params))
+        place = (function, *map(_kind, arrays), *map(_kind, arguments))
         began = time.perf_counter()
         if place not in self.compiled:
-            jitted = jax.jit(lambda arrays, *arguments: function(self, self._rebuild(arrays), *arguments))
+            join = self.structure.join
+            jitted = jax.jit(lambda arrays, *arguments: function(*join(arrays), *arguments))
             self.compiled[place] = jitted.lower(arrays, *arguments).compile()
         compiled = time.perf_counter()
         result = jax.device_get(self.compiled[place](arrays, *arguments))
         return result, time.perf_counter() - compiled, compiled - began
 
-    def _rebuild(self, arrays: list[Array]) -> Params:
-        mine = iter(arrays)
-        pairs = zip(self.are_arrays, self.constants, strict=True)
-        return jax.tree.unflatten(self.tree, [next(mine) if array else other for array, other in pairs])
+
+def _kind(array: Any) -> tuple[Any, ...]:
+    """What a program is compiled for."""
+    return array.shape, array.dtype, getattr(array, "weak_type", False), getattr(array, "sharding", None)
 
 
-# A pass of the programs: (programs, params, one chunk of examples, ...) -> what comes of each example.
+# A pass: (f, params, one chunk of examples, ...) -> what comes of each example.
 
 
-def forward(programs: Programs, params: Params, xs: Array) -> Array:
+def forward(f: Function, params: Params, xs: Array) -> Array:
     """One forward pass: the logits."""
-    model, _ = bind(programs.f, params, xs)
+    model, _ = bind(f, params, xs)
     return jax.vmap(model)(xs)
 
 
-def jacobian(programs: Programs, params: Params, xs: Array) -> Derivatives:
+def jacobian(f: Function, params: Params, xs: Array) -> Derivatives:
     """One forward and K reverse passes: all that is made of J itself."""
-    model, num_outputs = bind(programs.f, params, xs)
+    model, num_outputs = bind(f, params, xs)
 
     def of_example(x: Array) -> Derivatives:
         logits, jacobian = pull_back(model, x, jnp.eye(num_outputs))
@@ -90,9 +90,9 @@ def jacobian(programs: Programs, params: Params, xs: Array) -> Derivatives:
     return jax.vmap(of_example)(xs)
 
 
-def gradient(programs: Programs, params: Params, xs: Array) -> Derivatives:
+def gradient(f: Function, params: Params, xs: Array) -> Derivatives:
     """One forward and one reverse pass: J^T 1 without J."""
-    model, num_outputs = bind(programs.f, params, xs)
+    model, num_outputs = bind(f, params, xs)
 
     def of_example(x: Array) -> Derivatives:
         logits, rows = pull_back(model, x, jnp.ones((1, num_outputs)))
@@ -102,7 +102,7 @@ def gradient(programs: Programs, params: Params, xs: Array) -> Derivatives:
 
 
 def noise(
-    programs: Programs,
+    f: Function,
     params: Params,
     xs: Array,
     logits: Array,
@@ -112,10 +112,20 @@ def noise(
     key: Array,
 ) -> Array:
     """f(x + eps) - f(x), with the noise that `output_noise` has for this draw and the example's index."""
-    model, _ = bind(programs.f, params, xs)
+    model, _ = bind(f, params, xs)
     draw_key, sigma = jax.random.fold_in(key, draw), as_scale(noise_std, xs.dtype)
 
     def perturbed(i: Array, x: Array) -> Array:
         return model(x + sigma * jax.random.normal(jax.random.fold_in(draw_key, i), x.shape, x.dtype))
 
     return jax.vmap(perturbed)(indices, xs) - logits
+
+
+def path(f: Function, params: Params, x: Array) -> Array:
+    """The path norm, for examples like x."""
+    return log_path_norm(f, params, x.shape)
+
+
+def tangent(f: Function, params: Params, xs: Array) -> Any:
+    """|Sens(x)|_F^2 over all outputs."""
+    return tangent_sensitivity(f, params, xs, outputs="all")

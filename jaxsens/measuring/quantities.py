@@ -118,7 +118,8 @@ def equation_9(passes: Passes) -> Quantity:
     loss = predicted_loss(s.value, m.value, noise_std=passes.options.noise_std, num_outputs=num_outputs)
     if s.value == 0 or m.value == 0:
         return Quantity(0.0, np.zeros(len(passes.xs)), num_examples=len(passes.xs))
-    influence = loss / 2 * (s.influence / s.value + m.influence / m.value)
+    share_of_s, share_of_m = (np.asarray(mean.influence) / mean.value for mean in (s, m))
+    influence = float(loss) / 2 * (share_of_s + share_of_m)
     return Quantity(float(loss), influence, num_examples=len(influence))
 
 

@@ -41,15 +41,15 @@ class Report(ABC):
         """All of the result in plain types. A number that is not finite is None, and a reason is given."""
 
     @abstractmethod
-    def _table(self) -> list[dict[str, str]]:
-        """The rows that are shown."""
+    def table_rows(self) -> list[dict[str, str]]:
+        """The rows that are shown, as texts by the column's name."""
 
     @abstractmethod
     def _records(self) -> list[dict[str, Any]]:
         """The rows of a data frame."""
 
     @abstractmethod
-    def _notes(self) -> list[str]:
+    def footnotes(self) -> list[str]:
         """The lines under the table."""
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -65,13 +65,13 @@ class Report(ABC):
         return pandas.DataFrame(self._records())
 
     def __str__(self) -> str:
-        table = tabulate(self._table(), headers="keys", tablefmt="simple", disable_numparse=True)
-        return "\n".join([table, "", *self._notes()])
+        table = tabulate(self.table_rows(), headers="keys", tablefmt="simple", disable_numparse=True)
+        return "\n".join([table, "", *self.footnotes()])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        table = tabulate(self._table(), headers="keys", tablefmt="html", disable_numparse=True)
-        notes = tabulate([[note] for note in self._notes()], tablefmt="html", disable_numparse=True)
+        table = tabulate(self.table_rows(), headers="keys", tablefmt="html", disable_numparse=True)
+        notes = tabulate([[note] for note in self.footnotes()], tablefmt="html", disable_numparse=True)
         return f"{table}\n{notes}"

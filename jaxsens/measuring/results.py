@@ -27,7 +27,7 @@ class Measurement:
     num_examples: int | None
     """None for a number of the parameters alone."""
     seconds: float
-    """Of its passes, which others may share; without compilation, but for tangent and sharpness."""
+    """Of its passes, which others may share; without compilation, but for sharpness."""
     passes: tuple[str, ...]
     docs: str
     reason: str | None = None
@@ -84,7 +84,8 @@ class Measurements(Report):
     def _records(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(row) for row in self.rows]
 
-    def _table(self) -> list[dict[str, str]]:
+    def table_rows(self) -> list[dict[str, str]]:
+        """A row a measure."""
         return [
             {
                 "measure": row.name,
@@ -98,7 +99,8 @@ class Measurements(Report):
             for row in self.rows
         ]
 
-    def _notes(self) -> list[str]:
+    def footnotes(self) -> list[str]:
+        """What was measured, what +- means, the passes, and why a number is missing."""
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
         lines = [
             f"{self.num_examples} examples, {self.num_outputs} outputs, {self.num_parameters:,} parameters; "

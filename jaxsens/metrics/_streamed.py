@@ -15,7 +15,7 @@ from jax.extend import core
 from jaxtyping import Float, PyTree
 
 from jaxsens.checks import is_concrete
-from jaxsens.metrics._trace import Operation, Untraceable, evaluate, read
+from jaxsens.metrics._trace import JAXPRS, Operation, Untraceable, evaluate, read
 
 __all__ = ["derivative_squares", "streamed_norms", "sum_of_squares"]
 
@@ -95,7 +95,8 @@ def _squared(derivative: Callable[[Array], PyTree], x: Array) -> tuple[Callable[
         return sum_of_squares(derivative(v), x.dtype)
 
     closed = jax.make_jaxpr(lambda v: jax.tree.leaves(derivative(v)))(x)
-    sizes = [math.prod(v.aval.shape) for v in closed.jaxpr.outvars]
+    avals: list[Any] = closed.out_avals
+    sizes = [math.prod(aval.shape) for aval in avals]
     try:
         found = read(closed)
     except Untraceable:
@@ -138,7 +139,8 @@ def _outer(result: int, makers: dict[int, Operation], shapes: dict[int, Any]) ->
     real = all(jnp.issubdtype(shapes[v].dtype, jnp.floating) for v in operation.inputs)
     if not real or math.prod(left[d] for d in contracting[0]) != 1:
         return None
-    return _Outer(operation.inputs, (tuple(batch[0]), tuple(batch[1])))
+    first, second = operation.inputs
+    return _Outer((first, second), (tuple(batch[0]), tuple(batch[1])))
 
 
 def _squares_by_batch(a: Array, batch: tuple[int, ...]) -> Array:
@@ -158,8 +160,8 @@ def _loops_in_python(gradient: Gradient, leaves: list[Array], xs: Array) -> bool
 
 def _mentions(jaxpr: core.Jaxpr, name: str) -> bool:
     def inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-        values = jax.tree.leaves(list(params.values()), is_leaf=lambda v: isinstance(v, core.ClosedJaxpr))
-        return [getattr(v, "jaxpr", v) for v in values if isinstance(v, core.Jaxpr | core.ClosedJaxpr)]
+        values = jax.tree.leaves(list(params.values()), is_leaf=lambda v: isinstance(v, JAXPRS))
+        return [getattr(v, "jaxpr", v) for v in values if isinstance(v, JAXPRS)]
 
     return any(
         equation.primitive.name == name or any(_mentions(j, name) for j in inner(equation.params))

@@ -123,11 +123,12 @@ def structured_norms(
     start = trace.example if head is None else head.operation.outputs[0]
     first = 0 if head is None else trace.active.index(head.operation) + 1
     directions, count = _basis(trace.shapes[start]), math.prod(trace.shapes[start].shape)
+    head_square: Any = None
     if head is not None:
-        factor, head_square = _head_directions(plan, fixed)
+        factor, head_square = _head_directions(plan, head, fixed)
         directions, count = _rows(factor, trace.shapes[start]), len(factor)
 
-    def norm(example: tuple[Array, dict[int, Array] | None]) -> Array:
+    def norm(example: tuple[Array, Any]) -> Array:
         x, known = example
         values = fixed | {trace.example: x}
         if head is not None:
@@ -153,8 +154,8 @@ def structured_norms(
             total = sum((jnp.sum(gradient**2) for gradient in gradients), jnp.zeros((), xs.dtype))
             for index, site in enumerate(products):
                 if known is None:
-                    here = wide((operands[index], moving[index]))
-                    total += varying_product_norm(site, *here, tangents[index], moved[index])
+                    operand, gradient = wide((operands[index], moving[index]))
+                    total += varying_product_norm(site, operand, gradient, tangents[index], moved[index])
                 else:
                     constant = wide(known[site.operation.outputs[0]])
                     total += product_norm(site, tangents[index], constant, trace.shapes)
@@ -228,9 +229,9 @@ def _others_at(
     return gradients
 
 
-def _head_directions(plan: Plan, fixed: dict[int, Any]) -> tuple[Float[Array, "r m"], Array]:
+def _head_directions(plan: Plan, head: Site, fixed: dict[int, Any]) -> tuple[Float[Array, "r m"], Array]:
     """R with R^T R = A A^T of the head's m results A x + c, and |.|_F^2 of its operand's Jacobian."""
-    trace, head = plan.trace, plan.head
+    trace = plan.trace
     before = trace.active[: trace.active.index(head.operation) + 1]
     shape = trace.shapes[trace.example]
     operand, result = head.operation.inputs[head.varying[0]], head.operation.outputs[0]

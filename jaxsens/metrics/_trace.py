@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax import core as jax_core
 from jax.extend import core
 
 __all__ = [
+    "JAXPRS",
     "LINEAR",
     "PRODUCTS",
     "Kind",
@@ -28,6 +30,9 @@ __all__ = [
     "read",
     "trace",
 ]
+
+JAXPRS = (core.Jaxpr, core.ClosedJaxpr)  # pyright: ignore[reportPrivateImportUsage]
+"""Programs among the parameters of an operation."""
 
 
 class Kind(enum.IntEnum):
@@ -258,7 +263,7 @@ class _Reader:
         self.shapes: dict[int, jax.ShapeDtypeStruct] = {}
 
     def new(self, aval: Any) -> int:
-        if not isinstance(aval, jax.core.ShapedArray):
+        if not isinstance(aval, jax_core.ShapedArray):
             # What is written to a reference is no operand of what reads it.
             raise Untraceable(f"the operation on a mutable reference, {aval}")
         number = len(self.shapes)
@@ -277,7 +282,8 @@ class _Reader:
 
         def read(atom: Any) -> int:
             if isinstance(atom, core.Literal):
-                return self.constant(atom.aval, jnp.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval
+                return self.constant(aval, jnp.asarray(atom.val, aval.dtype))
             return known[atom]
 
         for equation in jaxpr.eqns:
@@ -410,10 +416,7 @@ def _kind_of(closed: Any, of_arguments: Sequence[Kind], *, piecewise: bool) -> K
 
 def _check_readable(operation: Operation) -> None:
     """Refuses loops, branches and functions with a reverse derivative of their own."""
-    nested = any(
-        isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-        for value in jax.tree.leaves(list(operation.params.values()))
-    )
+    nested = any(isinstance(value, JAXPRS) for value in jax.tree.leaves(list(operation.params.values())))
     if operation.name != "custom_jvp_call" and (
         nested or "callback" in operation.name or "custom_" in operation.name
     ):

@@ -191,7 +191,7 @@ def log_empirical_tangent_sensitivity(
     logs = jnp.log(tangent_sensitivities)
     if weighting == "soft":
         check_same_examples(tangent_sensitivities, preactivations)
-        h = jnp.concatenate(preactivations, axis=1)
+        h = jnp.concatenate(preactivations or (), axis=1)
         total = jax.nn.logsumexp(logs + log_soft_shares(h, batch_size))
     else:
         total = jax.nn.logsumexp(logs) - math.log(len(logs))

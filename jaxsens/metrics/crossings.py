@@ -89,8 +89,8 @@ def walk(
     inner: list[tuple[Array, Array]],
     start: Float[Array, " H"],
     direction: Float[Array, " H"],
-    low: float,
-    high: float,
+    low: float | Array,
+    high: float | Array,
 ) -> Int32[Array, ""]:
     """The crossings of one segment, from y_1 at its start and dy_1/dt, while t goes from 0 to 1.
 

@@ -48,7 +48,7 @@ jax.tree_util.register_pytree_with_keys(
         [(jax.tree_util.GetAttrKey(name), getattr(norm, name)) for name in BatchNorm._fields[:-1]],
         norm.epsilon,
     ),
-    lambda epsilon, arrays: BatchNorm(*arrays, epsilon),
+    lambda epsilon, arrays: BatchNorm(*arrays, epsilon=epsilon),
 )
 
 

@@ -7,6 +7,7 @@ a measure was taken, both at one state of the network; no estimator sees a test 
 the inverse of its growth.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def layerwise_norm_estimate(
 def active_count_estimate(
     log_psi_test: Number, log_psi_train: Number, train_loss: Number
 ) -> Float[Array, "..."]:
-    """l_2 = psi*(k, mu_te, sigma_te) / psi*(k, mu_tr, sigma_tr) * train loss (C eq. 7).
+    """`l_2 = psi*(k, mu_te, sigma_te) / psi*(k, mu_tr, sigma_tr) * train loss` (C eq. 7).
 
     `log_psi_star` gives the logarithms, from the mean and standard deviation of T(x) on each set. Arguments
     broadcast. Raises InputError for a NaN or infinity; a measure of 0 (log -inf) is allowed on the test set.
@@ -130,7 +131,7 @@ def log_layerwise_norm(weights: Sequence[Float[Array, "..."]]) -> Float[Array, "
         InputError: for no weights, another rank or dtype, or a NaN or infinity.
     """
     check_layer_arrays("weights", weights, 2, 4)
-    return 2 * sum(jnp.log(jnp.max(jnp.abs(w))) for w in weights)
+    return 2 * functools.reduce(jnp.add, [jnp.log(jnp.max(jnp.abs(w))) for w in weights])
 
 
 def log_spectral_product(weights: Sequence[Float[Array, "..."]]) -> Float[Array, ""]:
@@ -148,7 +149,7 @@ def log_spectral_product(weights: Sequence[Float[Array, "..."]]) -> Float[Array,
     """
     check_layer_arrays("weights", weights, 2, 4)
     matrices = [w.reshape(-1, w.shape[-1]) for w in weights]
-    return sum(jnp.log(jnp.linalg.svd(m, compute_uv=False)[0]) for m in matrices)
+    return functools.reduce(jnp.add, [jnp.log(jnp.linalg.svd(m, compute_uv=False)[0]) for m in matrices])
 
 
 def fisher_rao_norm(logits: Float[Array, "n K"]) -> Float[Array, ""]:

@@ -17,6 +17,7 @@ without the printed spectral capacity's missing 4^d the second may lie below the
 matrices. "capacity" here is as printed. Between networks of one depth the difference is a constant.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -136,7 +137,7 @@ def _log_norms(
         scale = divisor(largest)
         return jnp.where(largest == 0, -jnp.inf, 2 * jnp.log(scale) + log_norm(matrix / scale))
 
-    return sum(of_layer(w.reshape(-1, w.shape[-1])) for w in weights)
+    return functools.reduce(jnp.add, [of_layer(w.reshape(-1, w.shape[-1])) for w in weights])
 
 
 def check_chain(weights: Sequence[Any]) -> None:

@@ -77,7 +77,7 @@ def conv_operator_norm(
     pads = _check_geometry(kernel, input_shape, strides, padding)
     check_positive("tol", tol)
     check_at_least("max_iters", max_iters, 1)
-    strides, shape = tuple(map(int, strides)), tuple(map(int, input_shape))
+    strides, shape = (int(strides[0]), int(strides[1])), tuple(map(int, input_shape))
     if key is None:
         # NumPy's, since compiling JAX's generator takes as long as compiling all else.
         start = jnp.asarray(np.random.default_rng(0).standard_normal(shape), kernel.dtype)

@@ -1,5 +1,6 @@
 """PAC-Bayes: how far perturbed parameters are from a prior, and the bound that follows (D section 2.4)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,13 +72,13 @@ def kl_divergence(
             )
         # In this order nothing overflows: 10 |w| would, and w over infinity is 0.
         distances = [w / 10 / (jnp.abs(w) + 0.1) / as_scale(alpha, w.dtype) for w in weights]
-        return sum(jnp.sum(d**2) for d in distances)
+        return functools.reduce(jnp.add, [jnp.sum(d**2) for d in distances])
     check_scale("sigma", sigma)
     means = [0.0] * len(weights) if prior is None else _prior_means(prior, params)
     distances = [
         (w - jnp.asarray(p, w.dtype)) / as_scale(sigma, w.dtype) for w, p in zip(weights, means, strict=True)
     ]
-    return sum(jnp.sum(d**2) for d in distances) / 2
+    return functools.reduce(jnp.add, [jnp.sum(d**2) for d in distances]) / 2
 
 
 def pac_bayes_bound(

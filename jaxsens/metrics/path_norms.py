@@ -18,6 +18,7 @@ the range of the dtype. Within one array, or between the cases of a `where`, ent
 factor of 1e38 (float32) are lost.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -280,7 +281,7 @@ class _Walk:
         entries = [jnp.broadcast_to(entry, shape) for entry in entries]
         if len(entries) == 1:
             return _Scaled(entries[0], log_scale)
-        return _scaled(sum(entries), log_scale)
+        return _scaled(functools.reduce(jnp.add, entries), log_scale)
 
     def product(self, operation: Operation) -> _Scaled:
         kinds = [self.network.trace.kinds[v] for v in operation.inputs]

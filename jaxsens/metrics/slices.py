@@ -161,7 +161,7 @@ def slice_regions(
     check_perceptron(weights, biases)
     check_plane(weights, plane)
     left, right, bottom, top = check_extent(extent)
-    slope, shift, low, high = PIECEWISE_LINEAR[activation]
+    slope, shift, low, high = map(float, PIECEWISE_LINEAR[activation])
     reach = np.array([1.0, max(abs(left), abs(right)), max(abs(bottom), abs(top))])
 
     def held(y: np.ndarray, code: np.ndarray) -> np.ndarray:

@@ -150,8 +150,10 @@ def tangent_sensitivity(
     def probe(key: Array, indices: Array) -> Array:
         return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, xs.dtype))(indices)
 
-    keys = jax.random.split(key, len(xs))
-    squares = derivative_squares(gradient, model.leaves, xs, keys, probe, num_probes, chunk_size=chunk_size)
+    drawn: Any = key  # checked, as num_probes is
+    count: Any = num_probes
+    keys = jax.random.split(drawn, len(xs))
+    squares = derivative_squares(gradient, model.leaves, xs, keys, probe, count, chunk_size=chunk_size)
     squares = carry_nan(squares, params, examples=xs)
     return Estimate(jnp.mean(squares, axis=1), standard_error(squares))
 

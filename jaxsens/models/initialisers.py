@@ -6,7 +6,7 @@ a draw per layer would take XLA ten times as long to compile as the rest of the 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -43,7 +43,8 @@ class Call(NamedTuple):
     """How the layers are called: in training or not, with what randomness, another activation than built."""
 
     train: bool
-    rngs: nnx.Rngs | None
+    rngs: Any
+    """`nnx.Rngs` in training."""
     activation: Callable[[Array], Array] | None = None
 
 
@@ -240,7 +241,8 @@ class WindowPool(nnx.Module):
 
     def __call__(self, xs, call: Call):
         size, stride, padding = self.layer.size, self.layer.stride, self.layer.padding
-        return nnx.max_pool(xs, (size, size), strides=(stride, stride), padding=[(padding, padding)] * 2)
+        pads: Any = [(padding, padding)] * 2
+        return nnx.max_pool(xs, (size, size), strides=(stride, stride), padding=pads)
 
 
 class Flatten(nnx.Module):

@@ -143,7 +143,8 @@ def _at(table: Table, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     columns = (f"kl_at_{alpha:g}", f"expected_sharpness_at_{alpha:g}")
     pairs = [tuple(row[column] for column in columns) for row in table.rows() if not row["diverged"]]
     known = [pair for pair in pairs if None not in pair]
-    return tuple(np.array([pair[index] for pair in known], dtype=np.float64) for index in (0, 1))
+    kl, sharpness = (np.array([pair[index] for pair in known], dtype=np.float64) for index in (0, 1))
+    return kl, sharpness
 
 
 def flip_panel(table: Table, stage: str, *, title: str, largest: float | None = None) -> CurvePanel:
@@ -171,7 +172,7 @@ def flip_rows(table: Table, stages: Mapping[str, str]) -> list[dict[str, Value]]
         for delta in measured_deltas(table, stage):
             known = [row for row in table.rows() if not row["diverged"]]
             mean, most = (
-                float(np.mean([row[f"flips_{name}_at_{delta:g}_{stage}"] for row in known]))
+                float(np.mean(np.array([row[f"flips_{name}_at_{delta:g}_{stage}"] for row in known])))
                 for name in ("mean", "max")
             )
             rows.append(

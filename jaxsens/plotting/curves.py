@@ -4,14 +4,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike
 
 from jaxsens.plotting.axes import DASHES
 from jaxsens.plotting.layout import (
@@ -45,7 +44,8 @@ __all__ = [
 ]
 
 Number: TypeAlias = float | int | np.number
-Numbers: TypeAlias = ArrayLike | Sequence[Number]
+Numbers: TypeAlias = Any
+"""What NumPy makes an array of; the curve keeps the array."""
 
 STYLES = ("line", "dashed", "points", "hollow", "bars")
 TITLE_SIZE, TEXT_SIZE, LABEL_SIZE = 8.5, 7.0, 8.0
@@ -163,13 +163,13 @@ def row_curve(
     return Curve(label, places[kept], means, lows, highs, **look)
 
 
-def decades(values: Numbers | Number) -> np.ndarray | np.floating:
+def decades(values: Numbers) -> Any:
     """log10 of positive numbers, NaN of others: for what leaves the range of a logarithmic axis."""
     values = np.asarray(values, dtype=np.float64)
     return np.log10(values, out=np.full_like(values, np.nan), where=values > 0)
 
 
-def decades_of_log(logarithms: Numbers | Number) -> np.ndarray | np.floating:
+def decades_of_log(logarithms: Numbers) -> Any:
     """log10 of numbers of which the natural logarithms are given."""
     return np.asarray(logarithms, dtype=np.float64) / np.log(10)
 
@@ -201,7 +201,7 @@ def pooled_histogram(table: Table, column: str, label: str, *, bins_per_unit: in
     pooled: Counter[int] = Counter()
     for row in table.rows():
         if row.get(column) is not None:
-            values, counts = text_to_counts(row[column])
+            values, counts = text_to_counts(str(row[column]))
             pooled.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     if not pooled:
         raise TableError(f"got no counts in column {column!r}; expected one member's; leave this panel out")

@@ -1,6 +1,7 @@
 """Loss against sensitivity in one panel: the paper's Figure 1, and the others of its kind."""
 
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -83,13 +84,14 @@ def loss_against_sensitivity(
     return figure
 
 
-def _as_lines(prediction: object) -> tuple[Line, ...]:
+def _as_lines(prediction: Any) -> tuple[Line, ...]:
     if prediction is None:
         return ()
-    if callable(prediction):
-        return (Line("predicted", prediction),)
-    numbers = Prediction(*prediction)
-    return (Line("equation (9)", lambda sensitivity: equation_9(sensitivity, numbers)),)
+    if not callable(prediction):
+        numbers = Prediction(*prediction)
+        return (Line("equation (9)", lambda sensitivity: equation_9(sensitivity, numbers)),)
+    function: Any = prediction
+    return (Line("predicted", function),)
 
 
 def _write_beside(

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxsens.plotting.layout import broken, make_text
+from jaxsens.plotting.layout import below_axes, broken, make_text
 from jaxsens.plotting.style import GREY, INK, RC, look, save_figure, set_linear_axis
 from jaxsens.table import TableError
 
@@ -45,7 +45,7 @@ class IntervalPanel:
             cut off with an arrow, so that one wide interval does not press the rest together.
     """
 
-    rows: Sequence[tuple]
+    rows: Sequence[Any]
     title: str = ""
     x_label: str = ""
     reference: float | int | None = 0.0
@@ -110,14 +110,14 @@ def figure_of_intervals(panels: Sequence[IntervalPanel]) -> Figure:
         ]
         heights = [_edges(names)[-1] + 2 * MARGIN for names in labels]
         above = [TITLE_GAP + (t.get_window_extent().height / figure.dpi if t else 0) for t in titles]
-        below = [(one.bbox.y0 - one.get_tightbbox().y0) / figure.dpi for one in axes]
+        below = [below_axes(one) for one in axes]
         height = sum(heights) + sum(above) + sum(below) + PANEL_GAP * (len(panels) - 1) + 2 * EDGE
         figure.set_size_inches(WIDTH, height)
         top = height - EDGE
         for index, one in enumerate(axes):
             bottom = top - above[index] - heights[index]
-            if titles[index]:
-                titles[index].set_position((EDGE, bottom + heights[index] + TITLE_GAP))
+            if (title := titles[index]) is not None:
+                title.set_position((EDGE, bottom + heights[index] + TITLE_GAP))
             one.set_position(
                 (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, heights[index] / height)
             )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
 __all__ = [
     "AXES_HEIGHT",
@@ -18,6 +19,7 @@ __all__ = [
     "RIGHT",
     "Block",
     "arrange",
+    "below_axes",
     "broken",
     "left_of_axes",
     "make_legend",
@@ -98,7 +100,7 @@ def _legend(figure: Figure, handles: Sequence[Line2D], *, columns: int, size: fl
 
 def left_of_axes(axes: Sequence[Axes]) -> float:
     """Inches that the widest tick labels and the label beside them take, with a margin to the edge."""
-    return max(one.bbox.x0 - one.get_tightbbox().x0 for one in axes) / axes[0].figure.dpi + EDGE
+    return max(one.bbox.x0 - _with_labels(one).x0 for one in axes) / axes[0].figure.dpi + EDGE
 
 
 def arrange(
@@ -116,7 +118,7 @@ def arrange(
     """
     rows = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     above = [max(_stacked(block.above) for block in row) for row in rows]
-    labels = [max(_below_axes(block.axes) for block in row) for row in rows]
+    labels = [max(below_axes(block.axes) for block in row) for row in rows]
     below = [max(_stacked(block.below) for block in row) for row in rows]
     height = sum(above) + sum(labels) + sum(below) + len(rows) * AXES_HEIGHT + (len(rows) - 1) * ROW_GAP
     height += 2 * EDGE
@@ -160,8 +162,13 @@ def _stacked(written: Sequence[Written]) -> float:
     return sum((GAP + _inches(one)[1] for one in written), start=0.0)
 
 
-def _below_axes(axes: Axes) -> float:
-    return (axes.bbox.y0 - axes.get_tightbbox().y0) / axes.figure.dpi
+def below_axes(axes: Axes) -> float:
+    """Inches that tick labels and the label under them take."""
+    return (axes.bbox.y0 - _with_labels(axes).y0) / axes.figure.dpi
+
+
+def _with_labels(axes: Axes) -> BboxBase:
+    return axes.get_tightbbox() or axes.bbox
 
 
 def _place(written: Written, left: float, y: float, right: float) -> None:

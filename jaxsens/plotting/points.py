@@ -60,7 +60,8 @@ def figure_one_points(
             seed twice in a cell.
     """
     if not len(table):
-        return CellPoints((), (), *(np.zeros(0) for _ in range(8)), 0, log_x, log_y)
+        empty = (np.zeros(0) for _ in range(8))
+        return CellPoints((), (), *empty, num_left_out=0, log_x=log_x, log_y=log_y)
     cell, across, up = table.column("cell"), _numbers(table, x), _numbers(table, y)
     family, scale = _optional(table, "family", ""), _optional(table, "scale", np.nan)
     seed = _optional(table, "seed", None)
@@ -75,7 +76,8 @@ def figure_one_points(
             spreads = (*_spread(across[used], log=log_x), *_spread(up[used], log=log_y))
             rows.append((name, one_family, one_scale, *spreads, int(used.sum())))
     names, families, *numbers = zip(*rows, strict=True) if rows else [()] * 10
-    return CellPoints(names, families, *map(np.array, numbers), int((~usable).sum()), log_x, log_y)
+    arrays, left_out = map(np.array, numbers), int((~usable).sum())
+    return CellPoints(names, families, *arrays, num_left_out=left_out, log_x=log_x, log_y=log_y)
 
 
 def select(points: CellPoints, limits: Limits) -> CellPoints:

@@ -121,7 +121,7 @@ def ends(table: Table, column: str) -> dict[str, float | None]:
 def column_median(table: Table, column: str) -> float | None:
     """The median over all members that have a value; None where there is none."""
     values = [row[column] for row in table.rows() if row.get(column) is not None]
-    return float(np.median(values)) if values else None
+    return float(np.median(np.array(values))) if values else None
 
 
 def geometric_mean(values: np.ndarray) -> float | None:

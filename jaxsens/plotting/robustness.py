@@ -130,7 +130,7 @@ def value_interval(
     found = stats.mean_interval([found for _, found in known])
     if shared is None:
         return IntervalRow(label, found.value, found.low, found.high, len(known))
-    half = np.hypot(found.high - found.value, 1.96 * np.mean([shared(row) for row, _ in known]))
+    half = np.hypot(found.high - found.value, 1.96 * np.mean(np.array([shared(row) for row, _ in known])))
     return IntervalRow(label, found.value, float(found.value - half), float(found.value + half), len(known))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike
 
 from jaxsens.plotting.layout import (
     AXES_HEIGHT,
@@ -41,7 +40,8 @@ from jaxsens.table import TableError
 
 __all__ = ["ScatterPanel", "figure_of_scatter", "save_scatter"]
 
-Numbers: TypeAlias = ArrayLike | Sequence[float | int | np.number]
+Numbers: TypeAlias = Any
+"""What NumPy makes an array of; the panel keeps the array."""
 
 TITLE_SIZE, TEXT_SIZE, LABEL_SIZE = 8.5, 7.0, 8.0
 AXES_WIDTH = 2.7
@@ -63,7 +63,7 @@ class ScatterPanel:
 
     x: Numbers
     y: Numbers
-    groups: Sequence[str] | np.ndarray
+    groups: Numbers
     title: str = ""
     x_label: str = ""
     y_label: str = ""

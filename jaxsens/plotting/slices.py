@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -14,9 +15,8 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from numpy.typing import ArrayLike
 
-from jaxsens.plotting.layout import broken, left_of_axes, make_legend, make_text
+from jaxsens.plotting.layout import below_axes, broken, left_of_axes, make_legend, make_text
 from jaxsens.plotting.style import GREY, INK, RC, save_figure, set_linear_axis
 from jaxsens.table import TableError
 
@@ -36,6 +36,9 @@ CLASS_COLOURS = (
     "#661100",
     "#DDCC77",
 )
+
+Numbers: TypeAlias = Any
+"""What NumPy makes an array of; the panel keeps the array."""
 
 # How much white is mixed into a class's colour: the least and the most.
 PALEST, FULLEST = 0.72, 0.3
@@ -60,10 +63,10 @@ class SlicePanel:
         num_classes: 10 at most.
     """
 
-    regions: ArrayLike
-    classes: ArrayLike
-    points: ArrayLike = ()
-    point_labels: ArrayLike = ()
+    regions: Numbers
+    classes: Numbers
+    points: Numbers = ()
+    point_labels: Numbers = ()
     extent: tuple[float | int, float | int, float | int, float | int] = (-1.0, 1.0, -1.0, 1.0)
     title: str = ""
     note: str = ""
@@ -197,9 +200,7 @@ def _draw(figure: Figure, panel: SlicePanel, pitch: float, *, labelled: bool) ->
     axes = figure.add_axes((0.3, 0.3, 0.4, 0.4))
     colours = np.array([to_rgb(colour) for colour in CLASS_COLOURS])[panel.classes]
     white = (FULLEST + (PALEST - FULLEST) * region_shades(panel.regions))[..., None]
-    axes.imshow(
-        colours * (1 - white) + white, origin="lower", extent=tuple(map(float, panel.extent)), aspect="auto"
-    )
+    axes.imshow(colours * (1 - white) + white, origin="lower", extent=panel.extent, aspect="auto")
     for labels, thickness, darkness in ((panel.regions, 0.4, 0.55), (panel.classes, 1.1, 1.0)):
         segments, share = _boundaries(labels, panel.extent)
         # Where most pixels have a boundary, lines would hide the colours: fainter, in the end none.
@@ -207,7 +208,7 @@ def _draw(figure: Figure, panel: SlicePanel, pitch: float, *, labelled: bool) ->
         if len(segments) and faded > 0.05:
             axes.add_collection(
                 LineCollection(
-                    segments,
+                    list(segments),
                     colors=[(*to_rgb("#222222"), faded)],
                     linewidths=thickness,
                     capstyle="projecting" if thickness > 1 else "butt",
@@ -240,10 +241,13 @@ def _draw(figure: Figure, panel: SlicePanel, pitch: float, *, labelled: bool) ->
     return axes
 
 
-def _boundaries(labels: np.ndarray, extent: Sequence[float | int]) -> tuple[np.ndarray, float]:
+def _boundaries(
+    labels: np.ndarray, extent: tuple[float | int, float | int, float | int, float | int]
+) -> tuple[np.ndarray, float]:
     """The edges between pixels of two labels, in runs, shape (runs, 2, 2); and their share of all edges."""
     height, width = labels.shape
-    x, y = np.linspace(*extent[:2], width + 1), np.linspace(*extent[2:], height + 1)
+    left, right, bottom, top = extent
+    x, y = np.linspace(left, right, width + 1), np.linspace(bottom, top, height + 1)
     upright, flat = (labels[:, 1:] != labels[:, :-1]).T, labels[1:] != labels[:-1]
     edges = upright.size + flat.size
     share = (upright.sum() + flat.sum()) / edges if edges else 0.0
@@ -294,7 +298,7 @@ def _arrange(
     across = pitch - left - RIGHT
     heights = [across * (p.extent[3] - p.extent[2]) / (p.extent[1] - p.extent[0]) for p in panels]
     above = [sum(GAP + one.get_window_extent().height / dpi for one in written) for written in writings]
-    below = [(one.bbox.y0 - one.get_tightbbox().y0) / dpi for one in axes]
+    below = [below_axes(one) for one in axes]
     rows = [range(start, min(start + columns, len(panels))) for start in range(0, len(panels), columns)]
     tops = [max(above[index] for index in row) for row in rows]
     bottoms = [max(heights[index] + below[index] for index in row) for row in rows]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
@@ -49,7 +49,7 @@ def look(index: int) -> Look:
     return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], rounds % 2 == 1)
 
 
-RC: Mapping[str, Any] = MappingProxyType(
+RC: Mapping[Any, Any] = MappingProxyType(
     {
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
@@ -112,8 +112,8 @@ def set_log_axis(axis: Axis, low: float, high: float, *, room: float = np.inf) -
     major, minor = log_ticks(low, high)
     plain = bool(major.size) and major.min() >= 1e-3 and major.max() < 1e4
     labelled = major[_spaced(major, room / (PLAIN_LABEL if plain else WIDE_LABEL))]
-    axis.set_major_locator(FixedLocator(labelled))
-    axis.set_minor_locator(FixedLocator(np.sort(np.append(minor, np.setdiff1d(major, labelled)))))
+    axis.set_major_locator(FixedLocator(labelled.tolist()))
+    axis.set_minor_locator(FixedLocator(np.sort(np.append(minor, np.setdiff1d(major, labelled))).tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -122,17 +122,15 @@ def set_linear_axis(axis: Axis, low: float, high: float, *, room: float = np.inf
     """Gives one axis a linear scale from low to high; seven round ticks at most, fewer in little room."""
     _set_scale(axis, "linear", low, high)
     intervals = max(int(min(6, room / WIDE_LABEL - 1)), 2)
-    ticks = MaxNLocator(nbins=intervals, steps=[1, 2, 5, 10]).tick_values(low, high)
-    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)]))
+    ticks = np.asarray(MaxNLocator(nbins=intervals, steps=[1, 2, 5, 10]).tick_values(low, high))
+    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)].tolist()))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _set_scale(axis: Axis, scale: str, low: float, high: float) -> None:
-    setters = {
-        "x": (axis.axes.set_xscale, axis.axes.set_xlim),
-        "y": (axis.axes.set_yscale, axis.axes.set_ylim),
-    }
-    set_scale, set_limits = setters[axis.axis_name]
+    axes = axis.axes
+    across = isinstance(axis, XAxis)
+    set_scale, set_limits = (axes.set_xscale, axes.set_xlim) if across else (axes.set_yscale, axes.set_ylim)
     set_scale(scale)
     set_limits(low, high)
 
@@ -164,10 +162,11 @@ def save_figure(figure: Figure, folder: str | Path, stem: str) -> tuple[Path, Pa
         "png": {"Software": None},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     }
-    return tuple(
+    png, pdf = (
         write_atomically(Path(folder) / f"{stem}.{kind}", _rendered(figure, kind, entries))
         for kind, entries in metadata.items()
     )
+    return png, pdf
 
 
 def _rendered(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:

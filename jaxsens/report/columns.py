@@ -85,7 +85,7 @@ def encode_values(values: Sequence[Value]) -> Entry:
     plain = [str(value).lower() if isinstance(value, bool) else value for value in values]
     texts = list(dict.fromkeys(value for value in plain if value is not None))
     codes = {text: code for code, text in enumerate(texts)}
-    return {"texts": texts, "codes": [codes.get(value, -1) for value in plain]}
+    return {"texts": texts, "codes": [-1 if value is None else codes[value] for value in plain]}
 
 
 def in_words(name: str) -> str:
@@ -114,7 +114,7 @@ def _difference(first: int | float | None, second: int | float | None) -> float 
     return None if first is None or second is None else float(first - second)
 
 
-def _json_number(value: int | float | None) -> int | float | str | None:
+def _json_number(value: Any) -> int | float | str | None:
     return value if value is None or math.isfinite(value) else str(float(value))
 
 

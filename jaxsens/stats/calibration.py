@@ -48,7 +48,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     high = 1.0
     while slope(high) <= 0:
         high *= 2
-    return float(scale / brentq(slope, 0.0, high, xtol=1e-14, rtol=1e-12))
+    return float(scale / brentq(slope, 0.0, high, xtol=1e-14, rtol=np.float64(1e-12)))
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> float:

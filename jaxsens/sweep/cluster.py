@@ -103,7 +103,7 @@ def connected(address: str) -> Iterator[Any]:
 
 async def greet(address: str) -> None:
     """Shakes hands with a scheduler. A client does so without a limit of time, whatever its `timeout`."""
-    from distributed.comm import connect
+    from distributed.comm.core import connect
 
     comm = await asyncio.wait_for(connect(address, timeout=_SECONDS_TO_ANSWER), _SECONDS_TO_ANSWER)
     await comm.close()
@@ -187,10 +187,10 @@ def make_task(pending: list[Job], config: SweepConfig, keep: set[Path]) -> Task:
 
 def submit(client: Any, task: Task) -> Any:
     """The future of its answer."""
-    import dask
+    from dask import config
 
     # Networks are large, and data on a worker, which Dask would rather see, is lost with it.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
+    with config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
         return client.submit(run_task, task, pure=False)
 
 

@@ -1,5 +1,6 @@
 """D's measures of a trained network: margin, norms, sharpness against KL, each with the time it took."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -127,7 +128,8 @@ def compile_complexity(
 def log_operator_norm(model: ModelConfig, params: Any, input_shape: tuple[int, ...]) -> Array:
     """log prod |A_i|_2^2, with A_i the layers as linear maps: convolutions as maps between images."""
     *weights, last = layer_weights(model, params)
-    logs, shape = [log_spectral_norm([last])], input_shape
+    logs = [log_spectral_norm([last])]
+    shape: Any = input_shape
     for layer in model.layers:
         if isinstance(layer, Conv):
             pads = (layer.padding, layer.padding)
@@ -139,7 +141,7 @@ def log_operator_norm(model: ModelConfig, params: Any, input_shape: tuple[int, .
         elif isinstance(layer, Dense):
             logs.append(log_spectral_norm([weights.pop(0)]))
         shape = output_shape((layer,), shape)
-    return sum(logs)
+    return functools.reduce(jnp.add, logs)
 
 
 def complexity_measures(

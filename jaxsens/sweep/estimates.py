@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ class Estimator(NamedTuple):
 
     title: str
     needs: tuple[str, ...]
-    estimate: Callable[[Columns, Columns, np.ndarray], np.ndarray]
+    estimate: Callable[[Columns, Columns, np.ndarray], Any]
     before: bool = False
 
 
@@ -54,7 +54,7 @@ _FISHER_RAO = ("fisher_rao_norm_test", "fisher_rao_norm_train")
 _SENSITIVITY = ("tangent_sensitivity_test", "tangent_sensitivity_train")
 
 
-def _layerwise(column: str, form: str) -> Callable[[Columns, Columns, np.ndarray], np.ndarray]:
+def _layerwise(column: str, form: str) -> Callable[[Columns, Columns, np.ndarray], Any]:
     return lambda now, before, scale: layerwise_norm_estimate(before[column], now[column], scale, form=form)
 
 

@@ -110,7 +110,8 @@ class Claims:
         self.me = myself()
         name = f"{self.me['host']}-{self.me['pid']}-{secrets.token_hex(3)}.json"
         self.file = self.folder / name
-        self.descriptor: int | None = None
+        self.descriptor: Any = None
+        """Of the open file of claims; None until there are any."""
 
     def __enter__(self) -> "Claims":
         with self.turn():

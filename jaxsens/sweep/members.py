@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,8 @@ def train_together(
     jobs = tuple(missing.values())
     if not jobs:
         return
-    _, _, shared_train = together_key(jobs[0])
+    shared: Any = together_key(jobs[0])
+    *_, shared_train = shared
     first = dataclasses.replace(jobs[0].cell, train=shared_train)
     label_sets = {job.cell.data: job.data.y_train for job in jobs}
     rows = {key: row for row, key in enumerate(label_sets)}

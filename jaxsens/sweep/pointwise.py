@@ -46,7 +46,8 @@ def pointwise_measures(
     `wrong_*` is the share of misclassified points in each tenth of the points by the score, rising. Nothing
     where all points are right, or all wrong, and nothing of a score that overflows.
     """
-    count = min(measure.robustness.pointwise_examples, len(data.x_test))
+    config: Any = measure.robustness
+    count = min(config.pointwise_examples, len(data.x_test))
     xs, outputs = data.x_test[:count], outputs[:count]
     wrong = outputs.argmax(axis=1) != data.y_test[:count]
     values: dict[str, Value] = {"pointwise_wrong": int(wrong.sum()), "pointwise_examples": count}
@@ -80,7 +81,7 @@ def score_points(
     """Each of `POINT_SCORES` at each point, (n,), tangent sensitivity of ReLU networks alone."""
     sorted_outputs = np.sort(outputs.astype(np.float64), axis=1)
     # In logits: 1 - p of a confident network is 0 in float32, and all its points would tie.
-    doubt = logsumexp(sorted_outputs[:, :-1], axis=1) - sorted_outputs[:, -1]
+    doubt = np.asarray(logsumexp(sorted_outputs[:, :-1], axis=1)) - sorted_outputs[:, -1]
     logits, softmax = norms_at(programs, member, xs)
     parts = list(chunks(xs, FORWARD_EXAMPLES))
     noise = [

@@ -1,6 +1,7 @@
 """The papers' settings in three sizes, each of which experiments complete with their networks."""
 
 import dataclasses
+from typing import Any
 
 from jaxsens.models import fully_connected, vgg_stacks
 from jaxsens.sweep.cells import ComplexityConfig, MeasureConfig, Preset
@@ -46,7 +47,11 @@ PAPER = Preset(seeds=10)
 # C's Table A1 and Appendix C: no regularisation, BN in all hidden layers, dropout from the second one on. The
 # rate is not given. Inputs are normalised as in the published code.
 _TANGENT_TRAIN = TrainConfig("sgd", learning_rate=0.05, weight_decay=5e-4, batch_size=64, max_epochs=50)
-_TANGENT_VARIANTS = ({}, {"batch_norm": True}, {"dropout": 0.5, "dropout_from": 2})
+_TANGENT_VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"batch_norm": True},
+    {"dropout": 0.5, "dropout_from": 2},
+)
 
 TANGENT_PAPER = Preset(
     models=tuple(fully_connected(4, 100, init="FU", **variant) for variant in _TANGENT_VARIANTS),

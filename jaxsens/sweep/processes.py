@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -30,7 +31,7 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         InputError: only some of these are set, or not to numbers; or the others cannot be found or joined.
     """
-    given = [environment.get(name) for name in _VARIABLES]
+    given: list[Any] = [environment.get(name) for name in _VARIABLES]
     numbers = [text is not None and text.isdecimal() for text in given[1:]]
     if any(given[1:]) and not (given[0] and all(numbers) and int(given[2]) < int(given[1])):
         raise refuse(

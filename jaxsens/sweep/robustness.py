@@ -62,7 +62,7 @@ class RobustnessPrograms(NamedTuple):
 
 def compile_robustness(model: ModelConfig, network: Network, measure: MeasureConfig) -> RobustnessPrograms:
     """The jitted measures of one architecture. Nothing is compiled before it is called."""
-    config = measure.robustness
+    config: Any = measure.robustness
 
     def maps(params: Any, state: Any) -> Any:
         return perceptron(model, params, state, activations=tuple(PIECEWISE_LINEAR))
@@ -98,14 +98,15 @@ def compile_robustness(model: ModelConfig, network: Network, measure: MeasureCon
         return jax.vmap(lambda one: sensitivity_of_noise(one[:, None]).value, in_axes=1)(drawn)
 
     def tangents(weights: Any, biases: Any, xs: Array) -> tuple[Array, Array]:
-        return tuple(
+        summed, whole = (
             relu_mlp_tangent_sensitivity(weights, biases, xs, outputs=outputs) for outputs in ("sum", "all")
         )
+        return summed, whole
 
     return RobustnessPrograms(
         model.activation,
         *map(jax.jit, (maps, norms, codes, loops, ellipses, crossings, noise)),
-        jax.jit(tangents) if model.activation == "relu" else None,
+        tangents=jax.jit(tangents) if model.activation == "relu" else None,
     )
 
 
@@ -116,7 +117,7 @@ def robustness_measures(
 
     Trajectories are the same for all members and stages of one data set: networks are compared on them.
     """
-    config = measure.robustness
+    config: Any = measure.robustness
     values: dict[str, Value] = {}
     logits, softmax = norms_at(programs, member, data.x_train[: measure.derivative_examples])
     values["jacobian_logits_train"], values["jacobian_softmax_train"] = mean(logits), mean(softmax)

@@ -225,7 +225,7 @@ def labelled(table: Table, cell: Cell, config: SweepConfig) -> Table:
     )
 
 
-def unbiased(variance: float | None, members: int) -> float | None:
+def unbiased(variance: Any, members: int) -> float | None:
     """A variance over members, divided by one less than their number."""
     return None if variance is None else variance * members / (members - 1)
 

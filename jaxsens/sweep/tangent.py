@@ -94,8 +94,9 @@ def compile_tangent(model: ModelConfig) -> TangentPrograms:
 
     def jacobian(weights: Any, biases: Any, xs: Array) -> Array:
         def f(params: Any, x: Array) -> Array:
-            preactivations = mlp_preactivations(*params, x[None])
-            return _outputs(*params, preactivations)[0]
+            weights, biases = params
+            preactivations = mlp_preactivations(weights, biases, x[None])
+            return _outputs(weights, biases, preactivations)[0]
 
         return input_jacobian_norm(f, (weights, biases), xs)
 

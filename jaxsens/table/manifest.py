@@ -121,10 +121,12 @@ def _plain(value: Any, where: str) -> Any:
 
 def _fields(value: Any) -> dict[str, Any] | None:
     """The named fields of a frozen dataclass or a named tuple; None for anything else."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return dict(zip(value._fields, value, strict=True))
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names is not None:
+        return dict(zip(names, value, strict=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if not value.__dataclass_params__.frozen:
+        kind: Any = type(value)
+        if not kind.__dataclass_params__.frozen:
             raise refuse(
                 f"{type(value).__name__}, not frozen", "a frozen dataclass", "declare it with frozen=True"
             )

@@ -8,11 +8,10 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 __all__ = ["COLUMNS", "Table", "TableError", "Value", "concatenate"]
 
@@ -258,7 +257,7 @@ def _typed(name: str, values: Sequence[object]) -> pa.Array:
             "str, int, float, bool or None",
             "convert it first, an array of one number with float(value)",
         )
-    wanted = COLUMNS.get(name) or _common(found)
+    wanted: Any = COLUMNS.get(name) or _common(found)
     accepted = {int, float} if wanted is float else {wanted}
     if not found <= accepted:
         listed = " and ".join(sorted(kind.__name__ for kind in found))
@@ -284,7 +283,7 @@ def _common(found: set[type]) -> type | None:
 
 
 def _same(mine: pa.ChunkedArray, theirs: pa.ChunkedArray) -> bool:
-    missing, also_missing = (pc.is_null(column).to_numpy() for column in (mine, theirs))
+    missing, also_missing = (column.is_null().to_numpy() for column in (mine, theirs))
     if not np.array_equal(missing, also_missing):
         return False
     numeric = pa.types.is_floating(mine.type)

@@ -7,9 +7,10 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsens.checks import InputError, refuse
@@ -18,7 +19,7 @@ from jaxsens.train.member import Member
 __all__ = ["load_trained", "restore_members", "save_members", "save_trained"]
 
 # Members' fields that measuring does without.
-_ONLY_TRAINING = {"optimizer": (), "key": (), "hyper": None}
+_ONLY_TRAINING: dict[str, Any] = {"optimizer": (), "key": (), "hyper": None}
 
 # What Orbax writes about the arrays: some twenty small files, each at least a page.
 _BYTES_BESIDE = 2**18
@@ -59,6 +60,7 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
     if not folder.is_dir():
         return members
     fresh = _to_arrays(members, num_members)
+    problem: Exception | None = None
     with _manager(folder) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
         if not steps:
@@ -94,7 +96,8 @@ def restore_members(folder: Path, members: Member, num_members: int) -> Member:
 def save_trained(stream: IO[bytes], members: Member, *, seconds: float) -> None:
     """Writes trained members, without what only training needs, and the seconds they took."""
     arrays = _to_arrays(members._replace(**_ONLY_TRAINING), len(members.epoch))
-    np.savez(stream, seconds=np.float64(seconds), **arrays)
+    contents: dict[str, Any] = {"seconds": np.float64(seconds), **arrays}
+    np.savez(stream, **contents)
 
 
 def load_trained(file: Path, shapes: Member) -> tuple[Member, float] | None:
@@ -151,7 +154,7 @@ def _to_arrays(members: Member, num_members: int) -> dict[str, np.ndarray]:
 
 
 def _is_key(leaf: jax.Array | np.ndarray) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _words(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
@@ -162,5 +165,5 @@ def _like(leaf: jax.Array, saved: np.ndarray) -> jax.Array:
     """The saved values, then the fresh padding, with the type and placement of a fresh leaf."""
     values = np.concatenate([saved, np.asarray(_words(leaf))[len(saved) :]])
     if _is_key(leaf):
-        values = jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf))
+        values = jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(leaf))
     return jax.device_put(values, leaf.sharding)

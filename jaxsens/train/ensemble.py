@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +183,7 @@ class _Run(NamedTuple):
         epoch = int(jnp.max(members.epoch))
         ahead = sorted(stage for stage in set(snapshots) if stage >= epoch)
         while True:
-            if ahead and (ahead[0] == epoch or packed.all_done):
+            if observe is not None and ahead and (ahead[0] == epoch or packed.all_done):
                 observe(ahead.pop(0), packed.first(num_members))
                 continue
             if epoch >= max_epochs or packed.all_done:
@@ -283,7 +283,8 @@ def _train_in_parts(
         def report_part(progress: Progress, part: slice = part, index: int = index) -> None:
             done = part.start + progress.members_done  # all of earlier parts are
             whole = progress._replace(members_done=done, num_members=len(keys))
-            report(whole._replace(part=index, num_parts=len(parts)))
+            if report is not None:
+                report(whole._replace(part=index, num_parts=len(parts)))
 
         members = run.train(
             keys[part],
@@ -297,7 +298,7 @@ def _train_in_parts(
         finished.put(part, members)
     for stage, seen in stages.items():
         # Those before a restored checkpoint were not seen in all parts.
-        if len(seen.keys) == len(parts):
+        if observe is not None and len(seen.keys) == len(parts):
             observe(stage, seen.members)
     return finished.members
 
@@ -308,7 +309,7 @@ class _Joined:
     def __init__(self, num_members: int) -> None:
         self.num_members = num_members
         self.keys: list[Array] = []
-        self.rest: Member | None = None
+        self.rest: Any = None
 
     def put(self, part: slice, members: Member) -> None:
         """Copies the members of the next part into their places."""

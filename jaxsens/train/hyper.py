@@ -67,16 +67,20 @@ def hyper_parameters(
     check_choice("optimizer", optimizer, (*UPDATE_RULES, "lbfgs"))
     check_choice("activation", activation, PIECEWISE_LINEAR)
     rule = UPDATE_RULES.get(optimizer, UpdateRule())
+    numbers: Any = (
+        rule,
+        float(learning_rate),
+        float(weight_decay),
+        PIECEWISE_LINEAR[activation],
+        int(labels),
+    )
     return jax.tree.map(
-        lambda value: jnp.asarray(value, jnp.result_type(type(value))),
-        HyperParameters(
-            rule, float(learning_rate), float(weight_decay), PIECEWISE_LINEAR[activation], int(labels)
-        ),
+        lambda value: jnp.asarray(value, jnp.result_type(type(value))), HyperParameters(*numbers)
     )
 
 
 class _Moments(NamedTuple):
-    count: Int[Array, ""]
+    num_steps: Int[Array, ""]
     first: Any
     second: Any
 
@@ -89,9 +93,9 @@ def first_order(hyper: HyperParameters) -> optax.GradientTransformation:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return _Moments(jnp.zeros((), jnp.int32), zeros, zeros)
 
-    def update(gradient: Any, state: _Moments, params: Any = None) -> tuple[Any, _Moments]:
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, _Moments]:
         gradient = jax.tree.map(lambda g, w: g + hyper.weight_decay * w, gradient, params)
-        count = state.count + 1
+        count = state.num_steps + 1
         first = jax.tree.map(lambda m, g: rule.momentum * m + rule.gain * g, state.first, gradient)
         second = jax.tree.map(lambda v, g: rule.decay * v + rule.fresh * g**2, state.second, gradient)
         first_scale = jnp.where(rule.corrected, 1 - rule.momentum**count, 1.0)
@@ -105,4 +109,5 @@ def first_order(hyper: HyperParameters) -> optax.GradientTransformation:
 
         return jax.tree.map(step, first, second), _Moments(count, first, second)
 
-    return optax.GradientTransformation(init, update)
+    function: Any = update  # optax's annotations know positions, not names
+    return optax.GradientTransformation(init, function)

@@ -14,7 +14,7 @@ __all__ = ["available_bytes", "compiled_bytes", "largest_fit", "stored_bytes", "
 _SHARE_OF_DEVICE, _SHARE_OF_HOST = 0.9, 0.7
 
 
-def available_bytes(devices: Sequence[jax.Device]) -> int | None:
+def available_bytes(devices: Sequence[Any]) -> int | None:
     """What one of the devices may use in bytes; None where that is not known.
 
     Of an accelerator a share of its limit, of the host's memory a share divided by the devices, which a CPU's
@@ -24,7 +24,8 @@ def available_bytes(devices: Sequence[jax.Device]) -> int | None:
         host = host_bytes()
         return None if host is None else int(_SHARE_OF_HOST * host / len(devices))
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    return None if None in limits else int(_SHARE_OF_DEVICE * min(limits))
+    known = [limit for limit in limits if limit is not None]
+    return int(_SHARE_OF_DEVICE * min(known)) if len(known) == len(limits) else None
 
 
 def host_bytes() -> int | None:
@@ -56,7 +57,7 @@ def group_limits(membership: Path, root: Path) -> Iterator[int]:
                 continue
 
 
-def traced_bytes(program: Callable, arguments: tuple) -> int:
+def traced_bytes(program: Any, arguments: tuple) -> int:
     """Bytes on one device that a jitted program needs, from its equations in their order, without compiling.
 
     `arguments` may be shapes. Nothing is fused, so this is more than what the compiled program needs. Cost: a
@@ -69,7 +70,7 @@ def traced_bytes(program: Callable, arguments: tuple) -> int:
     return sum(map(variable_bytes, jaxpr.invars)) + peak_bytes(jaxpr)
 
 
-def compiled_bytes(program: Callable, arguments: tuple) -> int | None:
+def compiled_bytes(program: Any, arguments: tuple) -> int | None:
     """Bytes on one device that a jitted program needs, as its compiler tells; None where it does not.
 
     `arguments` are shapes. Cost: a compilation, which a later call does not share; kept for equal arguments.
@@ -79,7 +80,7 @@ def compiled_bytes(program: Callable, arguments: tuple) -> int | None:
 
 
 @functools.lru_cache(maxsize=64)
-def compiled_bytes_of(program: Callable, structure: Any, leaves: tuple) -> int | None:
+def compiled_bytes_of(program: Any, structure: Any, leaves: tuple) -> int | None:
     """`compiled_bytes` of arguments that can be compared."""
     stats = program.lower(*jax.tree.unflatten(structure, leaves)).compile().memory_analysis()
     if stats is None:

@@ -1,6 +1,7 @@
 """Members in training packed together, so that those that are done cost nothing."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class Packed:
         self.num_devices = mesh.size
         self.impl = jax.random.key_impl(members.key)
         self.whole: Member | None = None
-        self.active: Member | None = members
+        self.active: Any = members
         self.rows = np.arange(len(members.done))
         """Where the active members are among all; the places after them are padding."""
         self.done, self.losses = np.array(members.done), np.array(members.loss)

@@ -131,11 +131,11 @@ class ProgressBars(Watcher):
             bar.close()
 
 
-def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
+def main(experiment: Experiment, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Runs an experiment's command line; gives the exit code: 0, 2 for what cannot be read or written or is
-    not usable, 130 after Ctrl-C.
+    not usable, 130 after Ctrl-C. Help calls it `prog`; None is the file that was started.
     """
-    options = _options(experiment).parse_args(argv)
+    options = _options(experiment, prog).parse_args(argv)
     bars = ProgressBars()
     try:
         out = _run(experiment, options, bars)
@@ -223,8 +223,9 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
     return out
 
 
-def _options(experiment: Experiment) -> argparse.ArgumentParser:
+def _options(experiment: Experiment, prog: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
+        prog=prog,
         description=experiment.description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
