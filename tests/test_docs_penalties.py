@@ -1,4 +1,4 @@
-"""The figures of docs/how-to/regularise.md are those of its table, and its table is what the program gives."""
+"""The figures of docs/how-to/regularise.md are those of its table, which is what the program gives."""
 
 import csv
 import runpy

@@ -2,9 +2,9 @@
 
     python docs/how-to/penalties.py      # four minutes on 2 cores
 
-Perceptrons of 64 units on 100 digits, with all labels right or a quarter of them wrong, 20 seeds. The strength is
-chosen by the accuracy on 400 further digits, and the accuracy is that on the 797 test digits. Gains are over no
-penalty, seed by seed; standard errors are over seeds.
+Perceptrons of 64 units on 100 digits, with all labels right or a quarter of them wrong, 20 seeds. The
+strength is chosen by the accuracy on 400 further digits, and the accuracy is that on the 797 test digits.
+Gains are over no penalty, seed by seed; standard errors are over seeds.
 """
 
 import csv
@@ -55,7 +55,9 @@ PENALTIES: dict[str, tuple[Callable[[Any, Array], Array], tuple[float, ...]]] = 
 }
 
 
-def trainer(penalty: Callable[[Any, Array], Array], wrong: float) -> Callable[[Array, float], dict[str, Array]]:
+def trainer(
+    penalty: Callable[[Any, Array], Array], wrong: float
+) -> Callable[[Array, float], dict[str, Array]]:
     """What comes of training from each key with a strength of the penalty."""
     data = load("digits")
     xs, ys, test_xs, test_ys = map(jnp.asarray, (data.x_train, data.y_train, data.x_test, data.y_test))
