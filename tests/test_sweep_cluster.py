@@ -85,7 +85,10 @@ def processes(tmp_path_factory):
             while not told.exists():
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.05)
-            yield Processes(json.loads(told.read_text())["address"], folder)
+            address = json.loads(told.read_text())["address"]
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+            yield Processes(address, folder)
         finally:
             # A worker that loses its scheduler while it closes would wait for it.
             for process in started:
