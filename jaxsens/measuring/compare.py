@@ -49,7 +49,7 @@ def compare(
     *,
     key: PRNGKey,
     by: str | None = None,
-    also: Sequence[str] = (),
+    also: str | Sequence[str] = (),
     confidence: float = 0.95,
     num_seeds: int = 5,
     loss: str = "cross_entropy",
@@ -73,7 +73,7 @@ def compare(
         key: a typed key: of the noise, which is the same for all models, and of the seeds.
         by: the measure to rank by. None takes "softmax_jacobian_norm" ("jacobian_norm" with loss="mse"), or
             "output_sensitivity" for architectures.
-        also: other measures to show, taken in the same passes. The ranking does not use them.
+        also: other measures to show, one or more, taken in the same passes. The ranking does not use them.
         confidence: of all intervals, and of all ranks, together.
         num_seeds: 2 or more, for architectures.
         loss, noise_std, num_draws, chunk_size, tangent_examples, alpha, num_perturbations: as for `measure`.
@@ -98,7 +98,8 @@ def compare(
     untrained = _are_untrained(models)
     name = by or default_measure(untrained=untrained, loss=loss)
     check_choice("by", name, [spec.name for spec in MEASURES.values() if spec.better])
-    specs = select((name, *also), loss=loss, labelled=ys is not None)
+    others = (also,) if isinstance(also, str) else also
+    specs = select((name, *others), loss=loss, labelled=ys is not None)
     examples = Examples.of(xs, ys)
 
     def networks(model: str) -> Iterator[Network]:

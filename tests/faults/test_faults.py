@@ -97,6 +97,15 @@ def test_a_run_takes_over_from_one_that_is_killed(programs, tmp_path):
     assert strays(tmp_path) == []
 
 
+@pytest.fixture
+def listening():
+    """Ctrl-C reaches what this process starts, also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(programs, tmp_path):
     for attempt in range(5):
         folder = tmp_path / str(attempt)
