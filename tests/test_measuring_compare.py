@@ -47,6 +47,13 @@ def ranked():
     return compare(MODELS, XS, YS, key=KEY, by="jacobian_norm", also=["accuracy", "output_sensitivity"])
 
 
+def test_one_other_measure_may_be_named_alone():
+    first, second = (
+        compare(MODELS, XS, key=KEY, by="jacobian_norm", also=also) for also in ("flip_rate", ["flip_rate"])
+    )
+    assert first.to_dict()["models"] == second.to_dict()["models"]
+
+
 def test_a_steeper_network_is_ranked_behind_and_ties_are_said(ranked):
     assert [row.name for row in ranked][-2:] == ["steeper", "dead"]
     steeper = ranked["steeper"]
