@@ -106,9 +106,11 @@ def listening():
 
 
 @pytest.mark.usefixtures("listening")
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(programs, tmp_path):
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
     for attempt in range(5):
         folder = tmp_path / str(attempt)
+        # Of its own: jaxlib 0.10.1 may wait for ever when it reads what an earlier attempt compiled.
+        programs = folder / "programs"
         process = tiny(folder, programs)
         until(lambda folder=folder: list(folder.glob("cells/*.parquet")), process)
         process.send_signal(signal.SIGINT)
@@ -122,7 +124,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(programs, tmp_path):
     assert strays(tmp_path) == []
     finished = check_whole(tmp_path / "cells", tmp_path / "out")
     assert 1 <= finished < 4
-    lines = ended(tiny(tmp_path, programs))
+    lines = ended(tiny(tmp_path, tmp_path / "programs-after"))
     assert sum(line.endswith(": already there") for line in lines) == finished
     assert list(read_table(tmp_path / "out").cells()) == NAMES
 
