@@ -229,7 +229,7 @@ print(
 #
 # Set `SIZE` in the second cell to `"cpu"` or `"paper"` and run all cells again. On Colab, choose a GPU or TPU
 # under "Runtime", "Change runtime type" first. How long the paper's grid takes on one has not been measured;
-# finished networks are kept under `OUT`, which must be on a disk that outlives the session, and the next run
+# finished networks are kept under `OUT`, which must be on a disk that outlives the runtime, and the next run
 # goes on after them. From a checkout the same is
 #
 #     python experiments/fig1.py --preset paper --data-dir DIR --checkpoint
