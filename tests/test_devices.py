@@ -66,7 +66,10 @@ def close(one, other):
                 assert b[name] == value, name
 
 
-@pytest.mark.parametrize("measure", [MEASURE, MORE], ids=["A", "B, C and E"])
+@pytest.mark.parametrize(
+    "measure",
+    [pytest.param(MEASURE, id="A"), pytest.param(MORE, id="B, C and E", marks=pytest.mark.slow)],
+)
 def test_rows_of_1_2_and_4_devices_are_equal(measure):
     """Three members, padded to four; 90 examples, which three of four devices divide."""
     cell = dataclasses.replace(GRID[0], measure=measure, seeds=3)

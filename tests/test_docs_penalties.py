@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 NAMES = {
@@ -39,6 +40,7 @@ def test_the_page_has_the_numbers_of_the_table():
             assert f"| {NAMES[row['penalty']]} | {strength} | {percent(row, 'gain')} | {norm} |" in page
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_program_gives():
     """Training amplifies rounding, so other versions of JAX are near and not equal."""
     program = runpy.run_path(str(HOW_TO / "penalties.py"))

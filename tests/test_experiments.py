@@ -14,9 +14,8 @@ from jaxsens.table import read_manifest, read_table
 ROOT = Path(__file__).parents[1]
 FIGURES = tuple(f"fig{number}" for number in range(1, 14))
 TABLES = ("table1", "table2")
-# Run before an issue is closed: the others draw the same kinds of panels, and a part of figure 1 has its own
-# test; figure 12's networks are figure 2's, those of table 1 figure 1's.
-SLOW = ("fig1", "fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "fig11", "fig12", "fig13", "table1")
+# Run before an issue is closed: a part of figure 1 has its own test, and experiments/exploring/ runs whole.
+# Figure 12's networks are figure 2's, figure 10's figure 5's, and those of table 1 figure 1's.
 # Figure 1's networks are the largest; two of its ten seeds show as much.
 FEWER = {"fig1": ["--seeds", "2"], "table1": ["--seeds", "2"]}
 
@@ -35,11 +34,8 @@ def experiment(name):
     return importlib.import_module(name).EXPERIMENT
 
 
-def quick_or_slow(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-
-
-@pytest.mark.parametrize("name", [quick_or_slow(name) for name in FIGURES + TABLES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES + TABLES)
 def test_quick_presets_write_table_and_picture(name, store, tmp_path, capsys):
     words = ["--store", str(store), "--out", str(tmp_path), *FEWER.get(name, [])]
     code = cli.main(experiment(name), words)
@@ -63,9 +59,8 @@ def test_quick_presets_write_table_and_picture(name, store, tmp_path, capsys):
         assert len((tmp_path / f"{name}.md").read_text().splitlines()) >= 7
 
 
-@pytest.mark.parametrize(
-    ("name", "of"), [pytest.param("fig12", "fig2", marks=pytest.mark.slow), ("fig10", "fig5")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "of"), [("fig12", "fig2"), ("fig10", "fig5")])
 def test_networks_of_two_figures_are_trained_once(name, of, store, tmp_path, monkeypatch, capsys):
     """On the store of the tests above, where those of figure `of` are, none runs."""
     monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail

@@ -49,6 +49,7 @@ def whole(name, table, out):
     assert len(list(out.glob("*.png"))) == len(list(out.glob("*.pdf"))) > 0
 
 
+@pytest.mark.slow
 def test_a_part_of_the_survey_is_drawn_and_compared(store, tmp_path, capsys, monkeypatch):
     """One shape and optimiser: 12 networks in two programs, and pairs of them without training anew."""
     words = ("--cells", "fc-1x16-*momentum*")

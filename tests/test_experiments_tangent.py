@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("fig1", "fig2", "fig3", "table1", "exact_vs_bounds")
 # Their networks are those of the one before.
 TRAIN_NOTHING = ("fig2", "table1")
-# Run before an issue is closed.
-SLOW = ("fig3", "table1", "exact_vs_bounds")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +38,8 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
-)
+@pytest.mark.slow  # a part of the grid is drawn below
+@pytest.mark.parametrize("name", NAMES)
 def test_quick_presets_write_table_and_picture(name, store, tmp_path, capsys, monkeypatch):
     if name in TRAIN_NOTHING:
         monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail

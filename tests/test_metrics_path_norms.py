@@ -431,6 +431,7 @@ def test_a_deep_wide_perceptron_is_finite_in_float32(p):
     assert p == 2 or expected > 60 * math.log(10)
 
 
+@pytest.mark.slow
 def test_vgg19_of_twice_the_width_is_finite():
     """He's weights at 32 x 32: the square of the l1 sum leaves float32."""
     network = build(vgg(19, 2.0, batch_norm=False), input_shape=(32, 32, 3), num_outputs=10)

@@ -449,7 +449,7 @@ def random_state(state, seed):
         (cnn(2, 3, batch_norm=True, max_pool=True, init="HN"), (12, 12, 2)),
         pytest.param(alexnet(4, hidden=16), (32, 32, 1), marks=pytest.mark.slow),
         (vgg(11, 1 / 32), (32, 32, 1)),
-        (resnet(18, 1 / 32), (8, 8, 1)),
+        pytest.param(resnet(18, 1 / 32), (8, 8, 1), marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# Their blocks run with every change; those of the other pages before an issue is closed.
+QUICK = ("docs/getting-started.md", "docs/sensitivity.md")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -30,15 +32,18 @@ def test_python_blocks_run(capsys):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if blocks("python", page.read_text())],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in (page.relative_to(ROOT).as_posix() for page in PAGES)
+        if blocks("python", (ROOT / name).read_text())
+    ],
 )
 def test_python_blocks_of_the_docs_run(page, capsys, tmp_path, monkeypatch):
     """They print numbers with error bars, or where the report is."""
     shutil.copytree(ROOT / "figures" / "fig1", tmp_path / "figures" / "fig1")
     monkeypatch.chdir(tmp_path)
-    for block in blocks("python", page.read_text()):
-        exec(compile(block, page.name, "exec"), {})
+    for block in blocks("python", (ROOT / page).read_text()):
+        exec(compile(block, page, "exec"), {})
     printed = capsys.readouterr().out
     assert "+-" in printed or Path(printed.strip()).stat().st_size > 100_000
 
