@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[1]
 NAMES = (*(f"exploring/fig{number}" for number in range(1, 9)), "compare")
 # Their networks are those of figures 1 and 5.
 TRAIN_NOTHING = ("exploring/fig2", "exploring/fig6", "exploring/fig7", "exploring/fig8")
-# Run before an issue is closed.
-SLOW = ("compare", *(f"exploring/fig{number}" for number in range(1, 5)))
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,8 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_quick_presets_write_table_and_picture(name, store, tmp_path, capsys, monkeypatch):
     if name in TRAIN_NOTHING:
         monkeypatch.setattr(run_module, "run_cell", None)  # a call would fail

@@ -126,6 +126,7 @@ def test_points(store, tmp_path, capsys):
     assert (doubt > 0.5).all()
 
 
+@pytest.mark.slow
 def test_slices(store, tmp_path, capsys):
     table, rows = run("robustness/slices", store, tmp_path, capsys)
     whole("robustness/slices", table, tmp_path)

@@ -161,7 +161,15 @@ def test_refusals(plain, call, message):
         call()
 
 
-@pytest.mark.parametrize(("hidden_layers", "width"), [(1, 20), (1, 80), (2, 12), (3, 30), (4, 16), (6, 24)])
+@pytest.mark.parametrize(
+    ("hidden_layers", "width"),
+    [
+        (1, 20),
+        (2, 12),
+        (6, 24),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 80), (3, 30), (4, 16))),
+    ],
+)
 def test_equation_10_is_s_before_of_standard_normal_networks(hidden_layers, width):
     """The zoo's own networks, as the figures have them untrained, on real digits: 1000 seeds each.
 

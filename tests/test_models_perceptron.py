@@ -38,7 +38,7 @@ def randomised(tree, key, *, positive=("var",)):
     return jax.tree_util.tree_unflatten(structure, drawn)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     seed=st.integers(0, 2**31 - 1),
     hidden_layers=st.integers(1, 4),

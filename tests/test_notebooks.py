@@ -133,13 +133,8 @@ def environment(pytestconfig):
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "your_own_model" else pytest.param(name, marks=pytest.mark.slow)
-        for name in runner.NAMES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", runner.NAMES)
 def test_runs(name, tmp_path, environment):
     notebook = runner.execute(runner.source(name), tmp_path, parameters=SMALL[name], environment=environment)
     check_outputs(name, notebook)

@@ -60,6 +60,7 @@ def finished(tmp_path_factory):
     return config, run_sweep(GRID, config)
 
 
+@pytest.mark.slow  # test_sweep_programs.py counts what is compiled
 def test_networks_that_differ_in_their_start_share_programs(tmp_path):
     """One compilation for two initialisers, and the rows of each are those that it has alone."""
     cells = [

@@ -52,21 +52,16 @@ def data():
     return prepare_data(DATA)
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    cells = tuple(GRID.values())
-    return run_sweep(cells, SweepConfig("test", tmp_path_factory.mktemp("sweep"), num_devices=1))
-
-
-@pytest.fixture(scope="module", params=GRID)
-def case(request, table, data):
+@pytest.fixture(scope="module", params=["relu", pytest.param("hard_tanh", marks=pytest.mark.slow)])
+def case(request, tmp_path_factory, data):
     """A cell with its row, its network, and its member before and after training, trained alone."""
     cell = GRID[request.param]
     network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
     training = make_train(TRAIN, network.init, network.apply)
     start = training.start(jax.random.key(0))
     end = jax.jit(training)(jax.random.key(0), jnp.asarray(data.x_train), jnp.asarray(data.y_train))
-    (row,) = table.where(cell=cell.name).rows()
+    config = SweepConfig("test", tmp_path_factory.mktemp("sweep"), num_devices=1)
+    (row,) = run_sweep((cell,), config).rows()
     return cell, row, network, {"before": start, "after": end}
 
 

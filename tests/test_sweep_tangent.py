@@ -94,7 +94,10 @@ def wanted(weights, biases, data):
     }
 
 
-@pytest.mark.parametrize("cell", GRID, ids=["plain", "regularised"])
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(GRID[0], id="plain"), pytest.param(GRID[1], id="regularised", marks=pytest.mark.slow)],
+)
 def test_columns_are_the_measures_of_each_member(table, cell):
     data = prepare_data(DATA)
     network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
