@@ -355,7 +355,13 @@ def definition(f, params, xs):
     return jax.vmap(squares)(xs)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Others of the same rule are among the quick ones.
+LONGER = {"GELU", "SiLU", "depthwise"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONGER else ()) for name in MODELS]
+)
 def test_every_operation_is_the_definition(name, x64):
     """Streaming, and the structured path where there is one, equal jacfwd of jacrev."""
     f, params, shape, structured = MODELS[name]

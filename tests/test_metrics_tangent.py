@@ -202,7 +202,7 @@ def test_one_region_has_one_value_and_scales_leave_it_or_not():
     np.testing.assert_allclose(tangent_sensitivity(relu_mlp, scaled, x), [first / 4 + 4 * second], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(10, 4, 3), (4, 6, 3)])
+@pytest.mark.parametrize("sizes", [(10, 4, 3), pytest.param((4, 6, 3), marks=pytest.mark.slow)])
 def test_norms_can_be_trained_on(sizes, x64):
     """The first derivative of every way is that of the streamed one; a second is refused, not wrong."""
     params, xs = perceptron(0, sizes=sizes, dtype=np.float64), normal(1, 3, sizes[0], dtype=np.float64)

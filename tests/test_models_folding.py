@@ -159,7 +159,9 @@ def test_single_precision_differs_by_rounding(name):
     check()
 
 
-@pytest.mark.parametrize("name", ["fc-dropout", "cnn", "vgg-stacks", "resnet-usual"])
+@pytest.mark.parametrize(
+    "name", ["fc-dropout", "cnn", pytest.param("vgg-stacks", marks=pytest.mark.slow), "resnet-usual"]
+)
 def test_the_path_norm_is_the_same(name):
     @settings(max_examples=4, deadline=None)
     @given(seed=st.integers(0, 2**31 - 1))

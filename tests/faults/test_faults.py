@@ -105,6 +105,7 @@ def listening():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("listening")
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
     for attempt in range(5):
