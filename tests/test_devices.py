@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxsens.checks import InputError
+from jaxsens.cli import experiment
 from jaxsens.models import fully_connected
 from jaxsens.sweep import (
     Cell,
@@ -28,7 +30,7 @@ from jaxsens.sweep.devices import example_mesh, spread
 from jaxsens.sweep.prepare import prepare_data, prepare_training
 from jaxsens.sweep.programs import shared_initial, shared_measures
 from jaxsens.table import read_manifest, read_table, text_to_numbers
-from jaxsens.train import TrainConfig, device_mesh, train_ensemble
+from jaxsens.train import TrainConfig, device_mesh, devices_for, train_ensemble
 
 ROOT = Path(__file__).parents[1]
 DATA = DataConfig("digits", num_train=90, num_test=90)
@@ -101,6 +103,58 @@ def test_rows_of_1_2_and_4_devices_are_equal(measure):
     assert not any(row["diverged"] for row in rows[0])
     close(rows[0], rows[1])
     close(rows[0], rows[2])
+
+
+def test_members_leave_few_places_empty_on_a_cpu_and_take_all_accelerators(monkeypatch):
+    """Here on four devices: 5 and 7 members would leave a sixth and an eighth of the places empty."""
+    taken = {members: devices_for(members) for members in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 100)}
+    assert taken == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 1, 8: 4, 10: 2, 11: 4, 100: 4}
+    accelerators = [types.SimpleNamespace(platform="gpu")] * 8
+    monkeypatch.setattr(jax, "local_devices", lambda: accelerators)
+    assert [devices_for(members) for members in (1, 5, 8)] == [8, 8, 8]
+
+
+CORES = "import os; print(len(os.sched_getaffinity(0)))"
+DEVICES = (
+    "import jax; from jaxsens.train import cores_as_devices; {first}; cores_as_devices(); print({count})"
+)
+
+
+def test_cores_are_devices_unless_somebody_chose_or_it_is_too_late():
+    program = "import jax, jaxsens.train as t; t.cores_as_devices(); print(jax.local_device_count())"
+    ways = [
+        (program, {}),
+        (program, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}),
+        (program, {"JAX_NUM_CPU_DEVICES": "3"}),
+        (program.replace("t.cores", "jax.devices(); t.cores"), {}),
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", words],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | chosen,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for words, chosen in ways
+    ]
+    found = [int(process.communicate()[0] or 0) for process in running]
+    assert found == [len(os.sched_getaffinity(0)), 3, 3, 1]
+
+
+def test_the_command_takes_the_cores_before_it_joins_others(monkeypatch, tmp_path, capsys):
+    """Afterwards JAX has its devices."""
+    done = []
+
+    def join():
+        done.append("join")
+        raise InputError("got nobody; expected others; start them")
+
+    monkeypatch.setattr(experiment, "cores_as_devices", lambda: done.append("cores"))
+    monkeypatch.setattr(experiment, "join_processes", join)
+    tiny = experiment.Experiment("tiny", "", {"quick": ()}, lambda *_: None)
+    assert experiment.main(tiny, ["--distributed", "--out", str(tmp_path)]) == 2
+    assert done == ["cores", "join"]
+    assert "got nobody" in capsys.readouterr().err
 
 
 def test_examples_are_spread_evenly_without_padding():

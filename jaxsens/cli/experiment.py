@@ -25,6 +25,7 @@ from jaxsens.sweep import (
 )
 from jaxsens.sweep.lock import table_lock
 from jaxsens.table import Table, TableError, read_table
+from jaxsens.train import cores_as_devices
 
 __all__ = ["Experiment", "main"]
 
@@ -173,8 +174,10 @@ def _run(experiment: Experiment, options: argparse.Namespace, bars: ProgressBars
             "got --merge with --distributed, --shard or --cells; expected it alone: all that is finished is "
             "taken; leave them out"
         )
+    # Both before any use of a device.
+    cores_as_devices()
     if options.distributed:
-        join_processes()  # before any use of a device
+        join_processes()
     if options.preset not in experiment.presets:
         listed = ", ".join(experiment.presets)
         raise InputError(f"got preset {options.preset!r}; expected one of {listed}; pass one with --preset")
@@ -251,7 +254,12 @@ def _options(experiment: Experiment, prog: str | None) -> argparse.ArgumentParse
     add("--cells", default="*", metavar="PATTERN", help="only cells of this name, such as 'resnet18-*'")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep finished cells (default)")
     add("--checkpoint", action="store_true", help="also keep half-trained cells, about once a minute")
-    add("--devices", type=int, metavar="N", help="spread members over N devices (default: all of this host)")
+    add(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="spread members over N devices (default: all of this host; a core of a CPU is one)",
+    )
     add("--member-axis", help="how members run: map or vmap (default: map on a CPU, else vmap)")
     add(
         "--together",

@@ -2,7 +2,8 @@
 
 from jaxsens.train.checkpoint import load_trained, save_trained
 from jaxsens.train.config import LOSSES, OPTIMIZERS, TrainConfig
-from jaxsens.train.ensemble import Progress, default_member_axis, device_mesh, train_ensemble
+from jaxsens.train.devices import cores_as_devices, default_member_axis, device_mesh, devices_for
+from jaxsens.train.ensemble import Progress, train_ensemble
 from jaxsens.train.hyper import HyperParameters, hyper_parameters
 from jaxsens.train.member import Member, Training, initial, make_train
 
@@ -14,8 +15,10 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "Training",
+    "cores_as_devices",
     "default_member_axis",
     "device_mesh",
+    "devices_for",
     "hyper_parameters",
     "initial",
     "load_trained",

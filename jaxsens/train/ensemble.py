@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsens.checks import check_choice, check_positive, refuse
 from jaxsens.train.checkpoint import restore_members, save_members
+from jaxsens.train.devices import default_member_axis, device_mesh, devices_for
 from jaxsens.train.hyper import HyperParameters
 from jaxsens.train.member import Member, Training
 from jaxsens.train.memory import available_bytes, compiled_bytes, largest_fit, stored_bytes, traced_bytes
 from jaxsens.train.packing import Packed
 
-__all__ = ["Progress", "default_member_axis", "device_mesh", "train_ensemble"]
+__all__ = ["Progress", "train_ensemble"]
 
 MEMBER_AXES: dict[str, Callable] = {
     "vmap": jax.vmap,
@@ -46,24 +47,6 @@ class Progress(NamedTuple):
     num_parts: int = 1
 
 
-def default_member_axis() -> str:
-    """How members run fastest, as measured: one after the other on a CPU, side by side elsewhere."""
-    return "map" if jax.default_backend() == "cpu" else "vmap"
-
-
-def device_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh with one axis, "members", over this host's first `num_devices` devices (default: all)."""
-    available = jax.local_devices()
-    count = len(available) if num_devices is None else num_devices
-    if not 1 <= count <= len(available):
-        raise refuse(
-            f"devices={count}",
-            f"1 to {len(available)}, the {jax.default_backend()} devices here",
-            "ask for fewer, or set XLA_FLAGS=--xla_force_host_platform_device_count=N for more on a CPU",
-        )
-    return jax.make_mesh((count,), ("members",), (AxisType.Auto,), devices=available[:count])
-
-
 def train_ensemble(
     training: Training,
     keys: Array,
@@ -84,8 +67,9 @@ def train_ensemble(
     `hyper`, arrays (members,), are hyper-parameters that differ; ys are then label sets (sets, n).
 
     The numbers are those of training each alone, to rounding, whatever `member_axis` ("vmap", "map") and
-    however many devices: members never communicate. On several devices members are padded to a multiple of
-    them; the padding is done from the start and dropped at the end.
+    however many devices: members never communicate. By default they go over all accelerators of this host, or
+    over as many devices of a CPU as they fill (`devices_for`, `cores_as_devices`). On several devices members
+    are padded to a multiple of them; the padding is done from the start and dropped at the end.
     With `checkpoint`, a folder, the members are saved there about once a minute and a later call with the
     same arguments goes on exactly where the last save was.
     `observe(epoch, members)` is called at each epoch of `snapshots` with the members as they are then, those
@@ -120,7 +104,7 @@ def train_ensemble(
     check_hyper(hyper, len(keys), ys)
     if max_bytes is not None:
         check_positive("max_bytes", max_bytes)
-    mesh = device_mesh(num_devices)
+    mesh = device_mesh(devices_for(len(keys)) if num_devices is None else num_devices)
     # Here too, because inside the compiled program values cannot be looked at.
     first = jax.tree.map(lambda leaf: leaf[0], hyper)
     shapes = jax.eval_shape(training.start, keys[0], first)
