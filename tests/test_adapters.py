@@ -262,7 +262,9 @@ def test_second_derivatives_are_central_differences(name, x64):
         np.testing.assert_allclose(a, (u - d) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["nnx", "linen", "equinox", "haiku"])
+@pytest.mark.parametrize(
+    "name", ["nnx", "equinox", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linen", "haiku"))]
+)
 def test_measures_run_on_it(name):
     """S is that of the library's own call, and tangent sensitivity that of the definition."""
     case = case_of(name)

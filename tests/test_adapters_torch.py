@@ -110,7 +110,7 @@ class TestValues:
             (fully_connected(2, 5, batch_norm=True, dropout=0.5), (4, 3, 2)),
             (cnn(2, 3, batch_norm=True, max_pool=True), (10, 10, 3)),
             (vgg(11, 1 / 32), (32, 32, 3)),
-            (resnet(18, 1 / 32, block="usual"), (16, 16, 3)),
+            pytest.param(resnet(18, 1 / 32, block="usual"), (16, 16, 3), marks=pytest.mark.slow),
             (he("imagenet"), (32, 32, 3)),
             (network(Flatten(), Dropout(0.5), Residual((Dense(12, batch_norm=True),))), (1, 1, 12)),
         ],

@@ -138,6 +138,7 @@ def test_mnist_from_the_prepared_folder():
 
 
 @needs_prepared
+@pytest.mark.slow
 def test_cifar10_from_the_prepared_folder():
     data = load("cifar10", data_dir=PREPARED)
     assert data.x_train.shape == (50000, 32, 32, 3)

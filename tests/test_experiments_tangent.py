@@ -163,7 +163,8 @@ def test_cpu_presets_share_their_networks():
     assert physics["fig3"] < physics["exact_vs_bounds"]
 
 
-@pytest.mark.parametrize("cells", ["fc-3x16-fu", pytest.param("fc-3x16-fu-n64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", ["fc-3x16-fu", "fc-3x16-fu-n64"])
 def test_a_part_of_the_grid_is_drawn(cells, tmp_path, capsys):
     """A shard has trainings without networks of the grid, or these without those."""
     experiment = script("exact_vs_bounds").EXPERIMENT

@@ -62,6 +62,7 @@ def room_for_two(data, monkeypatch):
     return room
 
 
+@pytest.mark.slow
 def test_the_estimate_is_more_than_the_compiler_tells_and_not_much_more(data):
     mesh, grows = ensemble_module.device_mesh(1), {}
     for member_axis in ("map", "vmap"):

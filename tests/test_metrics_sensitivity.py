@@ -472,7 +472,7 @@ def test_small_noise_meets_the_linearized_value(key, average, x64):
     assert abs(medium - fine) < 0.15 * abs(coarse - fine)
 
 
-@pytest.mark.parametrize("widths", [(12, 20), (9, 16, 12)])
+@pytest.mark.parametrize("widths", [pytest.param((12, 20), marks=pytest.mark.slow), (9, 16, 12)])
 def test_standard_normal_networks_have_eq_10_on_average(key, widths):
     dim, num_outputs, noise_std = 6, 4, 1e-3
     xs = normal(1, 40, dim)

@@ -356,7 +356,13 @@ def definition(f, params, xs):
 
 
 # Others of the same rule are among the quick ones.
-LONGER = {"GELU", "SiLU", "depthwise"}
+# What others of the same kind cover.
+LONGER = {
+    *("GELU", "SiLU", "ReLU6", "leaky ReLU", "hard sigmoid", "hard tanh", "absolute value", "tanh"),
+    *("depthwise", "dilation", "transposed", "ragged stride", "groups", "channels first", "several images"),
+    *("weight normalisation", "narrow, normalised inputs", "complex modulus", "complex weights"),
+    *("Fourier", "mixer", "learned kinks", "learned slopes", "steps", "transposed weight"),
+}
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def test_square_of_one_weight():
         np.testing.assert_allclose(measured, (np.cos(z) - z * np.sin(z)) ** 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(6, 2), (6, 3, 2), (3, 8, 5, 2), (30, 4, 4, 4, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(6, 2), pytest.param((6, 3, 2), marks=pytest.mark.slow), (3, 8, 5, 2), (30, 4, 4, 4, 2)]
+)
 def test_closed_form_equals_streamed_for_any_widths(sizes):
     params, xs = perceptron(3, sizes=sizes), normal(4, 5, sizes[0])
     for outputs in ("sum", "all"):

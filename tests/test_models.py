@@ -108,9 +108,9 @@ def test_networks_run_and_evaluation_is_per_example(config, key):
     ys, new_state = jax.jit(network.apply)(params, state, xs, key=key)
     assert ys.shape == (5, 3)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
-    f = network.function(new_state)
+    f = jax.jit(network.function(new_state))
     alone = jnp.stack([f(params, x) for x in xs])
-    np.testing.assert_allclose(alone, network.predict(params, new_state, xs), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(alone, jax.jit(network.predict)(params, new_state, xs), rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_uses_the_batch_in_training_and_the_running_statistics_after(key):
@@ -173,6 +173,7 @@ def test_a_layer_does_not_share_its_draws_with_another(key):
     assert np.abs(correlations).max() < 0.25
 
 
+@pytest.mark.slow
 def test_mixed_second_derivatives_of_a_network_with_everything(key, x64):
     """d2f/dtheta dx by jacfwd(grad), against central differences of the parameter gradient."""
     config = ModelConfig(

@@ -133,7 +133,13 @@ def path_norms(name):
     return measure
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("vgg-stacks", "resnet-usual", "fc") else ())
+        for name in NETWORKS
+    ],
+)
 def test_the_function_is_the_same(name):
     @settings(max_examples=4, deadline=None)
     @given(seed=st.integers(0, 2**31 - 1))

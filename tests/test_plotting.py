@@ -452,8 +452,17 @@ def crowded(num_panels, *, own):
     ]
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize(("num_panels", "columns"), [(1, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("num_panels", "columns", "own"),
+    [
+        (1, 2, False),
+        (3, 2, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, 2, True), (3, 2, False), (2, 3, False), (2, 3, True))
+        ),
+    ],
+)
 def test_nothing_written_on_panels_overlaps_or_is_cut(num_panels, columns, own):
     figure = figure_of_panels(crowded(num_panels, own=own), columns=columns, title="A title")
     renderer = FigureCanvasAgg(figure).get_renderer()

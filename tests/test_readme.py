@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Their blocks run with every change; those of the other pages before an issue is closed.
-QUICK = ("docs/getting-started.md", "docs/sensitivity.md")
+QUICK = ("docs/getting-started.md",)
 
 
 def blocks(language: str, text: str = README) -> list[str]:

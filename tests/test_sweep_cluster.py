@@ -111,6 +111,7 @@ class Record(Watcher):
         (self.resumed if resumed else self.computed).append(name)
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_a_local_run(processes, tmp_path):
     """One network for two measurements, and one whose members diverge: trained once, and told."""
     wild = dataclasses.replace(

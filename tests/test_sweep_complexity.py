@@ -196,6 +196,7 @@ def test_unusable_settings_are_refused(tmp_path):
         run_sweep((conditions,), SweepConfig("test", tmp_path))
 
 
+@pytest.mark.slow
 def test_members_on_a_mesh_and_from_a_file_share_their_programs(trained):
     """A kept network lies on one device, one trained now on a mesh of them."""
     _, member, _ = trained

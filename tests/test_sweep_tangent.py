@@ -42,9 +42,17 @@ GRID = tuple(
 )
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return run_sweep(GRID, SweepConfig("test", tmp_path_factory.mktemp("sweep"), num_devices=1))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(GRID[0], id="plain"),
+        pytest.param(GRID[1], id="regularised", marks=pytest.mark.slow),
+    ],
+)
+def swept(request, tmp_path_factory):
+    """A cell and its table."""
+    config = SweepConfig("test", tmp_path_factory.mktemp("sweep"), num_devices=1)
+    return request.param, run_sweep((request.param,), config)
 
 
 def wanted(weights, biases, data):
@@ -94,11 +102,8 @@ def wanted(weights, biases, data):
     }
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [pytest.param(GRID[0], id="plain"), pytest.param(GRID[1], id="regularised", marks=pytest.mark.slow)],
-)
-def test_columns_are_the_measures_of_each_member(table, cell):
+def test_columns_are_the_measures_of_each_member(swept):
+    cell, table = swept
     data = prepare_data(DATA)
     network = build(cell.model, input_shape=(8, 8, 1), num_outputs=10)
     xs, ys = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
@@ -115,8 +120,8 @@ def test_columns_are_the_measures_of_each_member(table, cell):
                 np.testing.assert_allclose(row[name], number, rtol=2e-4, err_msg=f"{name} at {epochs}")
 
 
-def test_histograms_are_of_all_examples(table):
-    for row in table.rows():
+def test_histograms_are_of_all_examples(swept):
+    for row in swept[1].rows():
         for split, examples in (("train", 90), ("test", 110)):
             values, counts = text_to_counts(row[f"active_counts_{split}"])
             assert counts.sum() == examples
@@ -124,17 +129,18 @@ def test_histograms_are_of_all_examples(table):
             np.testing.assert_allclose(counts @ values / examples, row[f"active_mean_{split}"])
 
 
-def test_output_sensitivity_is_left_out_where_told(table, tmp_path):
+def test_output_sensitivity_is_left_out_where_told(swept, tmp_path):
     """And nothing else changes by that: the other numbers are those beside S."""
+    cell, table = swept
     assert "sensitivity_after" not in table.columns
     assert "temperature" not in table.columns
     assert "predicted_loss" not in table.columns
     measure = dataclasses.replace(MEASURE, output_sensitivity=True, snapshots=())
     both = run_sweep(
-        (dataclasses.replace(GRID[0], measure=measure),), SweepConfig("test", tmp_path, num_devices=1)
+        (dataclasses.replace(cell, measure=measure),), SweepConfig("test", tmp_path, num_devices=1)
     )
     assert (both.column("sensitivity_after") > 0).all()
-    end = table.where(cell="net0", snapshot=None)
+    end = table.where(snapshot=None)
     for name in end.columns:
         if not name.endswith("_seconds"):
             assert end.arrow[name].to_pylist() == both.arrow[name].to_pylist(), name

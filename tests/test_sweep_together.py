@@ -87,6 +87,7 @@ def names(batches):
     return [[job.cell.name for job in batch] for batch in batches]
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_each_cell_alone(together, tmp_path, trained):
     _, table, calls = together
     assert sorted(calls) == [2, 2, 16]
@@ -181,6 +182,7 @@ def test_only_what_shares_a_program_is_put_together(tmp_path):
     assert names(batched([first, *jobs], 1000))[0] == [one.name for one in (base, *alike)]
 
 
+@pytest.mark.slow
 def test_shards_are_parts_of_the_batches(tmp_path, trained):
     """Two cells in each batch, a batch for each shard: no cell twice, none left out."""
     seen = []

@@ -160,7 +160,9 @@ def alone(data):
     return members
 
 
-@pytest.mark.parametrize(("member_axis", "num_devices"), [("map", 1), ("vmap", 3)])
+@pytest.mark.parametrize(
+    ("member_axis", "num_devices"), [("map", 1), pytest.param("vmap", 3, marks=pytest.mark.slow)]
+)
 def test_members_of_one_program_are_those_trained_alone(data, alone, member_axis, num_devices):
     """On three devices the four are padded to six."""
     together = train_ensemble(

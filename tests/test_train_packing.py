@@ -62,7 +62,9 @@ def keys():
     return jax.random.split(jax.random.key(0), SEEDS)
 
 
-@pytest.mark.parametrize(("num_devices", "expected"), [(1, {8, 4, 2, 1}), (2, {8, 4, 2})])
+@pytest.mark.parametrize(
+    ("num_devices", "expected"), [pytest.param(1, {8, 4, 2, 1}, marks=pytest.mark.slow), (2, {8, 4, 2})]
+)
 def test_the_rest_is_packed_and_ends_as_without(data, training, in_turn, widths, num_devices, expected):
     members = train_ensemble(training, keys(), *data, member_axis="vmap", num_devices=num_devices)
     close(members, in_turn)

@@ -163,8 +163,14 @@ def test_a_read_only_folder_is_refused_in_one_line(experiment, tmp_path, capsys)
     assert "--out or --store" in said
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("writes", [0, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("number", "writes"),
+    [
+        pytest.param(number, writes, marks=() if number == errno.ENOSPC or writes == 2 else pytest.mark.slow)
+        for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO)
+        for writes in (0, 2, 4, 7)
+    ],
+)
 def test_a_disk_that_fails_on_the_way_ends_in_one_line(
     experiment, number, writes, tmp_path, monkeypatch, capsys
 ):
