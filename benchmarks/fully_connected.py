@@ -1,6 +1,8 @@
 """Ten fully-connected networks of 3 hidden layers: an epoch of Adam over 1000 inputs in 8 batches.
 
-Ours is one program for all seeds, members in turn (`lax.map`, the default on a CPU) or side by side (`vmap`).
+Ours is one program for all seeds: on a device for each core, as the experiments' command runs it, where the
+members fill these; or on one device that has all cores for its products, members in turn (`lax.map`, the
+default on a CPU) or side by side (`vmap`).
 PyTorch trains them one after the other, with Adam as it comes and fused, and so does a Python loop around a
 jitted step in JAX. All start from the same weights and take the same batches in the same order; their losses
 are compared.
@@ -14,6 +16,7 @@ from timing import Ready, Row, Way
 from training import Data, Task, initial_params, one_by_one, one_program, random_data
 
 from jaxsens.models import fully_connected
+from jaxsens.train import devices_for
 
 __all__ = ["rows"]
 
@@ -38,6 +41,8 @@ def ensemble_row(
 ) -> Row:
     """Ours against PyTorch, and against JAX one by one; `more` are further peers."""
     program = {axis: functools.partial(one_program, task, member_axis=axis) for axis in ("map", "vmap")}
+    devices = devices_for(task.members)
+    on_cores = functools.partial(program["map"], num_devices=devices)
 
     def in_pytorch(data: Data, fused: bool) -> Ready:
         return in_torch.in_turn(task.model, task.input_shape, initial_params(task), *data, fused=fused)
@@ -54,6 +59,11 @@ def ensemble_row(
         unit=f"{what} of {task.members} seeds",
         data=lambda: random_data(task),
         ours={
+            **(
+                {}
+                if devices == 1
+                else {"one program, cores as devices": Way(on_cores, task.epochs, peak=peak)}
+            ),
             "one program, members in turn": Way(program["map"], task.epochs, peak=peak),
             "one program, members side by side": Way(program["vmap"], task.epochs, peak=peak),
         },

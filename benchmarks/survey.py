@@ -8,7 +8,6 @@ apart: a survey trains each network once, so that it is the first call that it w
 epochs are compared, before training has amplified the rounding.
 """
 
-import os
 from collections.abc import Iterator
 
 import jax
@@ -23,9 +22,6 @@ from jaxsens.train.member import initial
 from jaxsens.types import PIECEWISE_LINEAR
 
 __all__ = ["rows"]
-
-# Before the first use of a device.
-jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 RATES = {"sgd": 0.1, "momentum": 0.03, "adam": 1e-3, "rmsprop": 5e-4}
 WAYS = [(optimizer, activation) for optimizer in RATES for activation in PIECEWISE_LINEAR]

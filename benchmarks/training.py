@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 from timing import Ready
 
 from jaxsens.models import ModelConfig, build, network
-from jaxsens.train import LOSSES, TrainConfig, make_train
-from jaxsens.train.ensemble import MEMBER_AXES
+from jaxsens.train import LOSSES, TrainConfig, cores_as_devices, device_mesh, make_train
+from jaxsens.train.ensemble import _advance_program
 from jaxsens.train.member import epoch_batches, initial
 
 __all__ = ["Task", "epoch_orders", "initial_params", "one_by_one", "one_program", "random_data"]
+
+# As an experiment's command does. What takes one device has all cores for its products as before.
+cores_as_devices()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,21 +88,27 @@ def initial_params(task: Task) -> list[Any]:
     return [initial(init, key)[0] for key in task.keys]
 
 
-def one_program(task: Task, data: Data, *, member_axis: str, convolution: Callable | None = None) -> Ready:
+def one_program(
+    task: Task,
+    data: Data,
+    *,
+    member_axis: str,
+    num_devices: int = 1,
+    convolution: Callable | None = None,
+) -> Ready:
     """All members as the compiled program that the experiments run; a call returns their losses."""
     ours = built(task, convolution)
     config = TrainConfig(batch_size=task.batch_size, max_epochs=10**6, stop_loss=1e-30)
     training = make_train(config, ours.init, ours.apply)
-    over = MEMBER_AXES[member_axis]
-    xs, ys = jnp.asarray(data.xs), jnp.asarray(data.ys)
-    held = {"members": jax.jit(jax.vmap(training.start))(task.keys), "epoch": 0}
-
-    def advance(members: Any, xs: Array, ys: Array, until: Array) -> Any:
-        return over(lambda member: training.advance(member, xs, ys, until))(members)
+    mesh = device_mesh(num_devices)
+    xs, ys = jax.device_put((data.xs, data.ys), NamedSharding(mesh, PartitionSpec()))
+    members = jax.jit(jax.vmap(training.start))(task.keys)
+    members = jax.device_put(members, NamedSharding(mesh, PartitionSpec("members")))
+    held = {"members": members, "epoch": 0}
 
     began = time.perf_counter()
-    jitted = jax.jit(advance, donate_argnums=0)
-    program = jitted.lower(held["members"], xs, ys, jnp.int32(0)).compile()
+    jitted = _advance_program(training.advance, member_axis, mesh)
+    program = jitted.lower(members, xs, ys, jnp.int32(0)).compile()
     seconds = time.perf_counter() - began
 
     def run() -> np.ndarray:
