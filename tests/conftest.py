@@ -12,21 +12,22 @@ jaxtyping.install_import_hook("jaxsens", "beartype.beartype")
 
 import jax
 import pytest
-
-
-def pytest_configure(config):
-    """What JAX compiles is kept for the next run, a folder for each process: two would write one file."""
-    if getattr(config, "cache", None) is None:  # -p no:cacheprovider
-        return
-    folder = config.cache.mkdir("jax") / os.environ.get("PYTEST_XDIST_WORKER", "alone")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+from jax.experimental.compilation_cache import compilation_cache
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_programs_end_with_their_module():
-    """Each is some memory maps, of which Linux gives a process 65,530: the suite would need more."""
+def compiled_programs_of_a_module(request):
+    """They end with it: each is some memory maps, of which Linux gives a process 65,530.
+
+    What JAX compiles is kept for the next run, in a folder for each module, which one process has at a time:
+    two would write one file. A folder for each process would know few of the modules that it gets next time.
+    """
+    if getattr(request.config, "cache", None) is not None:  # not with -p no:cacheprovider
+        folder = request.config.cache.mkdir("jax") / request.module.__name__
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        compilation_cache.reset_cache()
     yield
     jax.clear_caches()
 
