@@ -43,6 +43,7 @@ def ensemble_row(
     program = {axis: functools.partial(one_program, task, member_axis=axis) for axis in ("map", "vmap")}
     devices = devices_for(task.members)
     on_cores = functools.partial(program["map"], num_devices=devices)
+    cores = {"one program, cores as devices": Way(on_cores, task.epochs, peak=peak)} if devices > 1 else {}
 
     def in_pytorch(data: Data, fused: bool) -> Ready:
         return in_torch.in_turn(task.model, task.input_shape, initial_params(task), *data, fused=fused)
@@ -59,11 +60,7 @@ def ensemble_row(
         unit=f"{what} of {task.members} seeds",
         data=lambda: random_data(task),
         ours={
-            **(
-                {}
-                if devices == 1
-                else {"one program, cores as devices": Way(on_cores, task.epochs, peak=peak)}
-            ),
+            **cores,
             "one program, members in turn": Way(program["map"], task.epochs, peak=peak),
             "one program, members side by side": Way(program["vmap"], task.epochs, peak=peak),
         },

@@ -107,8 +107,8 @@ def test_rows_of_1_2_and_4_devices_are_equal(measure):
 
 def test_members_leave_few_places_empty_on_a_cpu_and_take_all_accelerators(monkeypatch):
     """Here on four devices: 5 and 7 members would leave a sixth and an eighth of the places empty."""
-    taken = {members: devices_for(members) for members in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 100)}
-    assert taken == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 1, 8: 4, 10: 2, 11: 4, 100: 4}
+    taken = {members: devices_for(members) for members in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 18, 100)}
+    assert taken == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 1, 8: 4, 10: 2, 11: 4, 18: 4, 100: 4}
     accelerators = [types.SimpleNamespace(platform="gpu")] * 8
     monkeypatch.setattr(jax, "local_devices", lambda: accelerators)
     assert [devices_for(members) for members in (1, 5, 8)] == [8, 8, 8]

@@ -91,7 +91,7 @@ def check_numerics() -> None:
 
 
 def device(config: SweepConfig) -> dict[str, Any]:
-    """What it ran on, and how members ran there."""
+    """What it may run on (members may fill fewer of a CPU's devices), and how members run there."""
     return {
         "device": jax.local_devices()[0].device_kind,
         "num_devices": device_mesh(config.num_devices).size,

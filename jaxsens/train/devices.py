@@ -42,9 +42,12 @@ def devices_for(num_members: int) -> int:
     available = jax.local_devices()
     if available[0].platform != "cpu":
         return len(available)
-    return next(
-        count for count in range(len(available), 0, -1) if -num_members % count <= _EMPTY_SHARE * num_members
-    )
+
+    def fills(count: int) -> bool:
+        empty = -num_members % count
+        return empty <= _EMPTY_SHARE * (num_members + empty)
+
+    return next(count for count in range(len(available), 0, -1) if fills(count))
 
 
 def cores_as_devices() -> None:
